@@ -1,0 +1,40 @@
+"""Generative models over several kinds of space at once.
+
+A process noises points of a space and knows its bridge, the law of x_s given x_0 and x_t. A model
+guesses x_0; sampling alternates the guess and a step of the bridge towards it.
+"""
+
+from bridges._draw import Draws
+from bridges.angle import WrappedBrownianDiffusion
+from bridges.categorical import UniformDiscreteDiffusion
+from bridges.clock import Clock, GeometricClock, LinearClock, PowerClock, timeschedule
+from bridges.gaussian import GaussianProcess, OrnsteinUhlenbeckDiffusion
+from bridges.joint import Joint
+from bridges.loss import Loss, standardloss
+from bridges.process import Process
+from bridges.rotation import RotationDiffusion
+from bridges.sampler import Step, sample_backward, trajectory
+from bridges.selfcondition import selfconditioned, selfconditioning_estimate
+
+__all__ = [
+    "Clock",
+    "Draws",
+    "GaussianProcess",
+    "GeometricClock",
+    "Joint",
+    "LinearClock",
+    "Loss",
+    "OrnsteinUhlenbeckDiffusion",
+    "PowerClock",
+    "Process",
+    "RotationDiffusion",
+    "Step",
+    "UniformDiscreteDiffusion",
+    "WrappedBrownianDiffusion",
+    "sample_backward",
+    "selfconditioned",
+    "selfconditioning_estimate",
+    "standardloss",
+    "timeschedule",
+    "trajectory",
+]

@@ -1,0 +1,139 @@
+"""Shapes, times and structures: the checks that every public method shares.
+
+A state is a tensor `(*B, *P)`: any batch shape, then the point of the space. A time is a number or
+a tensor whose shape is a leading part of the batch shape. Inside the library a time is always a
+float64 tensor that broadcasts over the batch; a number becomes a 0-dimensional one on the host, so
+reading it never waits for a device.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+State: TypeAlias = Any
+"""A tensor, or a tuple or dict of states."""
+
+Time: TypeAlias = Any
+"""A number, a tensor over a leading part of the batch shape, or, for a Joint, a structure."""
+
+
+def describe(value: object) -> str:
+    """Say in a few words what a value is, for an error message.
+
+    >>> describe(torch.zeros(2, 3)), describe("a"), describe(-1.0)
+    ('a float32 tensor of shape (2, 3)', "'a'", '-1.0')
+    """
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, dict):
+        return f"a dict with keys {sorted(map(str, value))}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of length {len(value)}"
+    return repr(value)
+
+
+def as_number(value: object, name: str) -> float:
+    """Return a finite real number as a float, or raise."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"Expected {name} to be a number; got {describe(value)}.")
+    if not math.isfinite(value):
+        raise ValueError(f"Expected {name} to be finite; got {value!r}.")
+    return float(value)
+
+
+def positive(value: object, name: str) -> float:
+    """Return a finite number above zero as a float, or raise."""
+    number = as_number(value, name)
+    if number <= 0:
+        raise ValueError(f"Expected {name} to be positive; got {value!r}.")
+    return number
+
+
+def as_shape(shape: object, name: str = "shape") -> tuple[int, ...]:
+    """Return a batch shape as a tuple of non-negative integers, or raise."""
+    if not isinstance(shape, Sequence) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(
+            f"Expected {name} to be a tuple of non-negative integers; got {describe(shape)}."
+        )
+    return tuple(shape)
+
+
+def is_leading(shape: Sequence[int], batch_shape: Sequence[int]) -> bool:
+    """Whether `shape` is `()` or a leading part of `batch_shape`."""
+    return tuple(shape) == tuple(batch_shape[: len(shape)])
+
+
+def expand_leading(value: Tensor, ndim: int) -> Tensor:
+    """Append dimensions of size one until `value` has `ndim`; a 0-dimensional tensor stays one.
+
+    >>> expand_leading(torch.zeros(5, 2), 4).shape
+    torch.Size([5, 2, 1, 1])
+    """
+    return value if value.ndim == 0 else value.reshape(*value.shape, *[1] * (ndim - value.ndim))
+
+
+def expand_time(t: object, batch_shape: Sequence[int], device: torch.device, name: str) -> Tensor:
+    """Turn a time into a float64 tensor that broadcasts over the batch shape.
+
+    Args:
+        t: a number, or a real tensor whose shape is `()` or a leading part of the batch shape.
+        batch_shape: the batch shape of the state.
+        device: where the state lies; a tensor with dimensions moves there.
+        name: what to call it in an error message.
+
+    Raises:
+        TypeError: if it is neither a number nor a real tensor.
+        ValueError: if a number is not finite, or a tensor's shape does not fit.
+    """
+    if not isinstance(t, Tensor):
+        return torch.tensor(as_number(t, f"the time {name}"), dtype=torch.float64)
+    if t.is_complex() or t.dtype == torch.bool:
+        raise TypeError(f"Expected the time {name} to be real; got {describe(t)}.")
+    if not is_leading(t.shape, batch_shape):
+        raise ValueError(
+            f"Expected the time {name} to be a number or to have a leading part of the batch "
+            f"shape {tuple(batch_shape)}; got shape {tuple(t.shape)}."
+        )
+    if t.ndim == 0:
+        return t.to(torch.float64)
+    return expand_leading(t.to(device, torch.float64), len(batch_shape))
+
+
+def on_host(*times: Tensor) -> bool:
+    """Whether every time is one number that can be read without waiting for a device."""
+    return all(t.ndim == 0 and t.device.type == "cpu" for t in times)
+
+
+def cast(coefficient: Tensor, x: Tensor, point_ndim: int = 0) -> Tensor:
+    """Bring a float64 coefficient to the dtype of `x` and append the point's dimensions."""
+    c = coefficient.to(x.dtype)
+    return c if c.ndim == 0 else c.reshape(*c.shape, *[1] * point_ndim)
+
+
+def map_structure(f: Callable[..., Any], *trees: Any) -> Any:
+    """Apply `f` to the leaves of structures (tuples and dicts) that are alike.
+
+    >>> map_structure(lambda a, b: a + b, {"x": 1, "y": (2, 3)}, {"x": 10, "y": (20, 30)})
+    {'x': 11, 'y': (22, 33)}
+    """
+    first = trees[0]
+    if isinstance(first, dict):
+        return {key: map_structure(f, *(tree[key] for tree in trees)) for key in first}
+    if isinstance(first, tuple | list):
+        return tuple(map_structure(f, *parts) for parts in zip(*trees, strict=True))
+    return f(*trees)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """List the leaves of a structure in order.
+
+    >>> leaves({"x": 1, "y": (2, 3)})
+    [1, 2, 3]
+    """
+    found: list[Any] = []
+    map_structure(found.append, tree)
+    return found

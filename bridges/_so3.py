@@ -1,0 +1,149 @@
+"""Rotation maps of the hot path: exponential, logarithm, products and the nearest rotation.
+
+A rotation of angle ω about the unit axis n has the rotation vector ωn and the unit quaternion
+(cos ω/2, n sin ω/2), scalar first. Gradients are finite at every angle, 0 and π included.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def sinc(x: Tensor) -> Tensor:
+    """Return sin(x)/x."""
+    return torch.sinc(x / math.pi)
+
+
+def safe_norm(x: Tensor) -> Tensor:
+    """Return the norm over the last dimension, with gradient 0 at 0."""
+    square = (x * x).sum(-1)
+    zero = square == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
+
+
+def quat_to_matrix(q: Tensor) -> Tensor:
+    """Return the rotation matrices (…, 3, 3) of unit quaternions (…, 4), scalar first."""
+    w, x, y, z = q.unbind(-1)
+    x2, y2, z2 = x + x, y + y, z + z
+    wx, wy, wz, xx, xy, xz = w * x2, w * y2, w * z2, x * x2, x * y2, x * z2
+    yy, yz, zz = y * y2, y * z2, z * z2
+    entries = (1 - yy - zz, xy - wz, xz + wy, xy + wz, 1 - xx - zz, yz - wx, xz - wy, yz + wx)
+    return torch.stack((*entries, 1 - xx - yy), -1).reshape(*q.shape[:-1], 3, 3)
+
+
+def exp(rotvec: Tensor) -> Tensor:
+    """Return the rotation matrices (…, 3, 3) of rotation vectors (…, 3) of any length."""
+    half = 0.5 * safe_norm(rotvec).unsqueeze(-1)
+    return quat_to_matrix(torch.cat((half.cos(), 0.5 * sinc(half) * rotvec), -1))
+
+
+def matrix_to_quat(rot: Tensor) -> Tensor:
+    """Return unit quaternions (…, 4), scalar first and ≥ 0, of rotation matrices (…, 3, 3).
+
+    Each of the four columns of 4qqᵀ gives q where its own component is not small; the longest is
+    taken, so nothing cancels at any angle.
+    """
+    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in rot.unbind(-2))
+    one = torch.ones_like(a)
+    by_w = torch.stack((one + a + e + i, h - f, c - g, d - b), -1)
+    by_x = torch.stack((h - f, one + a - e - i, b + d, c + g), -1)
+    by_y = torch.stack((c - g, b + d, one - a + e - i, f + h), -1)
+    by_z = torch.stack((d - b, c + g, f + h, one - a - e + i), -1)
+    columns = torch.stack((by_w, by_x, by_y, by_z), -2)
+    longest = torch.diagonal(columns, dim1=-2, dim2=-1).argmax(-1, keepdim=True)
+    index = longest.unsqueeze(-1).expand(*rot.shape[:-2], 1, 4)
+    q = columns.gather(-2, index).squeeze(-2)
+    q = q / safe_norm(q).unsqueeze(-1)
+    return torch.where(q[..., :1] < 0, -q, q)
+
+
+def quat_to_rotvec(q: Tensor) -> Tensor:
+    """Return the rotation vectors (…, 3) of unit quaternions (…, 4) with scalar part ≥ 0."""
+    w, v = q[..., 0], q[..., 1:]
+    length = safe_norm(v)
+    small = length < 1e-6
+    ratio = torch.atan2(length, w) / torch.where(small, 1.0, length)
+    return v * torch.where(small, 1 / w.clamp(min=0.5), ratio).mul(2).unsqueeze(-1)
+
+
+def log(rot: Tensor) -> Tensor:
+    """Return the rotation vectors (…, 3) of rotation matrices (…, 3, 3), with angle in [0, π]."""
+    return quat_to_rotvec(matrix_to_quat(rot))
+
+
+def between(rot_a: Tensor, rot_b: Tensor) -> Tensor:
+    """Return the matrices rot_aᵀ rot_b, from a to b in the frame of a."""
+    return torch.einsum("...ki,...kj->...ij", rot_a, rot_b)
+
+
+def compose(rot_a: Tensor, rot_b: Tensor) -> Tensor:
+    """Return the matrices rot_a rot_b."""
+    return torch.einsum("...ik,...kj->...ij", rot_a, rot_b)
+
+
+def nearest(matrix: Tensor) -> Tensor:
+    r"""Return the rotation matrices nearest to any matrices (…, 3, 3), in the Frobenius norm.
+
+    The quaternion is the eigenvector of the symmetric 4×4 matrix with q^T K q = tr(R(q)^T M), for
+    its largest eigenvalue: found by Newton's method on the characteristic polynomial from an upper
+    bound, where it converges from above, and read from the adjugate. Where the nearest rotation is
+    not unique, one is returned.
+
+    References:
+        Horn, Closed-form solution of absolute orientation using unit quaternions, 1987; Theobald,
+        Rapid calculation of RMSDs using a quaternion-based characteristic polynomial, 2005.
+    """
+    m = matrix.double()
+    m = m / torch.linalg.vector_norm(m, dim=(-2, -1), keepdim=True).clamp(min=1e-300)
+    k = _quaternion_form(m)
+    # tr K = 0, so the polynomial is λ⁴ + c₂λ² + c₁λ + c₀, with c₂ = −2‖M‖² = −2, c₁ = −8 det M.
+    c_1, c_0 = -8 * det(m), _det4(k)
+    top = torch.full_like(c_0, math.sqrt(3.0))
+    for _ in range(24):
+        slope = 4 * top**3 - 4 * top + c_1
+        value = ((top * top - 2) * top + c_1) * top + c_0
+        top = top - torch.where(slope > 1e-9, value / slope.clamp(min=1e-9), 0.0)
+    eye = torch.eye(4, dtype=m.dtype, device=m.device)
+    adjugate = _adjugate4(k - top[..., None, None] * eye)
+    longest = torch.diagonal(adjugate, dim1=-2, dim2=-1).abs().argmax(-1)
+    index = longest[..., None, None].expand(*longest.shape, 1, 4)
+    q = adjugate.gather(-2, index).squeeze(-2)
+    norm = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
+    q = torch.where(norm > 0, q / norm.clamp(min=1e-300), eye[0])
+    return quat_to_matrix(q).to(matrix.dtype)
+
+
+def det(m: Tensor) -> Tensor:
+    """Return the determinants of matrices (…, 3, 3), without a factorisation."""
+    across: Tensor = torch.linalg.cross(m[..., 1, :], m[..., 2, :])
+    return (m[..., 0, :] * across).sum(-1)
+
+
+def _quaternion_form(m: Tensor) -> Tensor:
+    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in m.unbind(-2))
+    rows = (
+        (a + e + i, h - f, c - g, d - b),
+        (h - f, a - e - i, b + d, c + g),
+        (c - g, b + d, -a + e - i, f + h),
+        (d - b, c + g, f + h, -a - e + i),
+    )
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def _adjugate4(m: Tensor) -> Tensor:
+    """Return the adjugate of 4×4 matrices.
+
+    Faddeev–LeVerrier: N₁ = I, Nₖ₊₁ = M Nₖ − tr(M Nₖ)/k · I, and adj M = −N₄.
+    """
+    eye = torch.eye(4, dtype=m.dtype, device=m.device)
+    result = eye.expand_as(m)
+    for order in range(1, 4):
+        n = m @ result
+        trace = torch.diagonal(n, dim1=-2, dim2=-1).sum(-1)
+        result = n - (trace / order)[..., None, None] * eye
+    return -result
+
+
+def _det4(m: Tensor) -> Tensor:
+    return (m[..., 0, :] * _adjugate4(m)[..., 0]).sum(-1)

@@ -1,0 +1,204 @@
+r"""Exact draws on SO(3): the heat kernel, and the bridge between two of them.
+
+Forward, v ≤ 3: :math:`\exp(z)` is kept with probability
+:math:`\operatorname{sinc}(|z|/2)\,\rho(|z|; v)`, on average :math:`e^{-v/8}`; above, a uniform
+rotation is kept with f(ω; v)/f(0; v). The bridge with a = v(0→s), b = v(s→t) is drawn on the
+double cover, where the two sides of a spherical triangle are those of the straight Brownian bridge
+in ℝ³, up to images that are tested for. Where a or b is large, or the far lift comes close to the
+antipode, it is drawn from the kernel of the smaller variance about its own end and kept in
+proportion to the other's. The laws agree with the kernel, so either way is exact.
+"""
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from bridges import _so3
+from bridges._draw import Draws, first_accepted
+from bridges._shapes import cast, expand_leading, on_host
+from bridges._so3_kernel import SWITCH, far_lift, images, log_heat_kernel
+
+ONE_LIFT: Final = 0.65
+"""A bridge of less variance, between ends within a radian, never takes the far lift (1e-9)."""
+
+NEAR: Final = 1.0
+"""Below this angle a wide bridge is drawn by its sides: the far lift comes near the antipode."""
+
+
+def sample_uniform(
+    shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Draw rotations (*shape, 3, 3) from the Haar measure."""
+    q = draws.normal((*shape, 4), dtype, device)
+    return _so3.quat_to_matrix(q / torch.linalg.vector_norm(q, dim=-1, keepdim=True))
+
+
+def _correction(r: Tensor, v: Tensor) -> Tensor:
+    """Return ρ(r; v), the sum over the images of the double cover; at most 1, and 0 at r = 2π."""
+    return 1 + images(r.clamp(max=2 * math.pi), v, 4 * math.pi, 1)
+
+
+def _proposal(
+    v: Tensor, shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Propose rotations for the kernel of variance v and say how likely each is to be kept."""
+    if not on_host(v):
+        narrow = v <= SWITCH
+        near, p_near = _gaussian_proposal(v.clamp(max=SWITCH), shape, draws, dtype, device)
+        wide, p_wide = _uniform_proposal(v.clamp(min=SWITCH), shape, draws, dtype, device)
+        return torch.where(narrow[..., None, None], near, wide), torch.where(
+            narrow, p_near, p_wide
+        )
+    propose = _gaussian_proposal if v.item() <= SWITCH else _uniform_proposal
+    return propose(v, shape, draws, dtype, device)
+
+
+def _gaussian_proposal(
+    v: Tensor, shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    noise = draws.normal((*shape, 3), dtype, device)
+    rotvec = cast(v.sqrt(), noise, 1) * noise
+    r = _so3.safe_norm(rotvec)
+    keep = _so3.sinc(0.5 * r) * _correction(r, cast(v.clamp(min=1e-30), r))
+    return _so3.exp(rotvec), torch.where(r < 2 * math.pi, keep, 0.0)
+
+
+def _uniform_proposal(
+    v: Tensor, shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    rot = sample_uniform(shape, draws, dtype, device)
+    return rot, _kernel_ratio(_so3.safe_norm(_so3.log(rot)), v)
+
+
+def _kernel_ratio(angle: Tensor, v: Tensor) -> Tensor:
+    """Return f(angle; v)/f(0; v), at most 1."""
+    at_angle = log_heat_kernel(angle, v)[0]
+    return torch.exp(at_angle - log_heat_kernel(torch.zeros_like(angle), v)[0])
+
+
+def sample_kernel(
+    v: Tensor, shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Draw rotations (*shape, 3, 3) from the heat kernel of variance v about the identity."""
+    count = math.prod(shape)
+    rows = torch.empty(count, 0, dtype=dtype, device=device)
+    per_row = v if v.ndim == 0 else v.expand(shape).reshape(count)
+
+    def propose(row: Tensor, *own: Tensor) -> tuple[Tensor, Tensor]:
+        rot, keep = _proposal(own[0] if own else v, row.shape[:1], draws, dtype, device)
+        return rot, draws.uniform(row.shape[:1], dtype, device) < keep
+
+    acceptance = math.exp(-min(v.item(), SWITCH) / 8) if on_host(v) else 0.68
+    given = (rows,) if v.ndim == 0 else (rows, per_row)
+    return first_accepted(propose, given, _rounds(acceptance)).reshape(*shape, 3, 3)
+
+
+def sample_between(target: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor:
+    """Draw R on the way from the identity to D = exp(target): density ∝ f(∠R; a) f(∠(RᵀD); b).
+
+    Args:
+        target: rotation vectors (*B, 3) of angle at most π.
+        a: variance up to R, in float64, broadcasting over the batch.
+        b: variance after it.
+        draws: the source of randomness.
+
+    Returns:
+        Rotation matrices (*B, 3, 3).
+    """
+    shape, rotvec = target.shape[:-1], target.reshape(-1, 3)
+    if on_host(a, b):
+        easy, sides = (a + b).item() <= ONE_LIFT, max(a.item(), b.item()) > SWITCH
+        acceptance = 0.999 if easy else (0.35 if sides else 0.15)
+        own: tuple[Tensor, ...] = ()
+    else:
+        easy, sides, acceptance = False, False, 0.15
+        a, b = (v.expand(shape).reshape(-1) for v in (a, b))
+        own = (a, b)
+    # The lift is drawn once: to draw it again with each proposal would favour the one accepted
+    # more often.
+    lift: tuple[Tensor, ...] = () if sides else _lift(rotvec, a + b, draws)
+
+    def propose(rotvec: Tensor, *row: Tensor) -> tuple[Tensor, Tensor]:
+        a_row, b_row = row[-2:] if own else (a, b)
+        if sides:
+            return _by_sides(rotvec, a_row, b_row, draws)
+        by_lift = _by_lift(row[0], row[1], a_row, b_row, draws)
+        if easy:
+            return by_lift
+        by_sides = _by_sides(rotvec, a_row, b_row, draws)
+        near = (_so3.safe_norm(rotvec) < NEAR) & (a_row + b_row > ONE_LIFT)
+        chosen = near | (torch.maximum(a_row, b_row) > SWITCH)
+        rot = torch.where(chosen[..., None, None], by_sides[0], by_lift[0])
+        return rot, torch.where(chosen, by_sides[1], by_lift[1])
+
+    rows = (rotvec, *lift, *own)
+    return first_accepted(propose, rows, _rounds(acceptance)).reshape(*shape, 3, 3)
+
+
+def _rounds(acceptance: float) -> int:
+    """How often a device proposes, so that fewer than 1e-9 still wait."""
+    return 1 if acceptance == 1 else math.ceil(math.log(1e-9) / math.log1p(-acceptance))
+
+
+def _by_sides(rotvec: Tensor, a: Tensor, b: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Propose R from the kernel of smaller variance about its end; keep by the other kernel."""
+    small, large = torch.minimum(a, b), torch.maximum(a, b)
+    step, keep = _proposal(small, rotvec.shape[:-1], draws, rotvec.dtype, rotvec.device)
+    from_end = _so3.compose(_so3.exp(rotvec), step.mT)
+    first = expand_leading((a <= b).to(step.device), 3)
+    rot = torch.where(first, step, from_end)
+    # Seen from the far end, R is at the angle of exp(rotvec) stepᵀ, whichever end is the near one.
+    keep = keep * _kernel_ratio(_so3.safe_norm(_so3.log(from_end)), large)
+    return rot, draws.uniform(keep.shape, keep.dtype, keep.device) < keep
+
+
+def _by_lift(
+    length: Tensor, axis: Tensor, a: Tensor, b: Tensor, draws: Draws
+) -> tuple[Tensor, Tensor]:
+    """Propose R by the straight bridge to one lift of D: its side lengths and its azimuth."""
+    fraction, sigma = cast(a / (a + b), axis), cast((a * b / (a + b)).sqrt(), axis)
+    noise = sigma.unsqueeze(-1) * draws.normal(axis.shape, axis.dtype, axis.device)
+    along = (noise * axis).sum(-1)
+    perpendicular = noise - along.unsqueeze(-1) * axis
+    height = _so3.safe_norm(perpendicular)
+    base, rest = fraction * length + along, (1 - fraction) * length - along
+    r, rho = torch.hypot(base, height), torch.hypot(rest, height)
+    q = _half_angle(length, r, rho, base, height)
+    safe = q.clamp(0, 1)
+    towards = perpendicular / torch.where(height == 0, 1.0, height).unsqueeze(-1)
+    side = (2 * (safe * (1 - safe)).sqrt()).unsqueeze(-1) * towards
+    direction = (1 - 2 * safe).unsqueeze(-1) * axis + side
+    rot = _so3.exp(r.unsqueeze(-1) * direction)
+    fits = (r < 2 * math.pi) & (rho < 2 * math.pi) & (r + rho + length < 4 * math.pi) & (q <= 1)
+    if on_host(a, b) and (a + b).item() <= ONE_LIFT:
+        return rot, fits
+    keep = _correction(r, cast(a, r)) * _correction(rho, cast(b, r))
+    return rot, fits & (draws.uniform(r.shape, r.dtype, r.device) < keep)
+
+
+def _lift(rotvec: Tensor, v: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Draw one of the two lifts of D to SU(2), as an angle in [0, 2π] and an axis."""
+    angle = _so3.safe_norm(rotvec)
+    zero = angle == 0
+    pole = torch.tensor([1.0, 0.0, 0.0], dtype=rotvec.dtype, device=rotvec.device)
+    axis = rotvec / torch.where(zero, 1.0, angle).unsqueeze(-1)
+    axis = torch.where(zero.unsqueeze(-1), pole, axis)
+    p_far = far_lift(angle, cast(v, angle))
+    far = draws.uniform(angle.shape, angle.dtype, angle.device) < p_far
+    length = torch.where(far, 2 * math.pi - angle, angle)
+    return length, torch.where(far.unsqueeze(-1), -axis, axis)
+
+
+def _half_angle(length: Tensor, r: Tensor, rho: Tensor, base: Tensor, height: Tensor) -> Tensor:
+    """Return sin²(C/2), C the angle between the axes of R and D, without cancellation."""
+    safe_r = torch.where(r == 0, 1.0, r)
+    flat = torch.where(
+        base > 0,
+        height**2 / (2 * safe_r * (safe_r + base.clamp(min=0))),
+        0.5 * (1 - base / safe_r),
+    )
+    bend = _so3.sinc(0.25 * (rho + r - length)) * _so3.sinc(0.25 * (rho - r + length))
+    flatten = _so3.sinc(0.5 * r) * _so3.sinc(0.5 * length)
+    return flat * bend / flatten

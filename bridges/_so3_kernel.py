@@ -1,0 +1,133 @@
+r"""The heat kernel on SO(3), without tables.
+
+A variance v is that of the rotation vector, per axis, for short times; the generator is half the
+Laplacian. Densities are with respect to the normalised Haar measure, so the angle has density
+(1 − cos ω)/π · f(ω; v) on [0, π]. The kernel has two forms, a series for large v and a sum over images
+(Poisson) for small v:
+
+.. math::
+    f(\omega; v) = \sum_{l \ge 0} (2l+1)\, e^{-l(l+1)v/2}\,
+    \frac{\sin((l+\frac12)\omega)}{\sin(\omega/2)}
+    = \sqrt{2\pi}\, e^{v/8}\, v^{-3/2} \sum_k (-1)^k\, (\omega + 2\pi k)\,
+    \frac{e^{-(\omega+2\pi k)^2/2v}}{\sin(\omega/2)} .
+"""
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from bridges._shapes import cast, on_host
+from bridges._so3 import sinc
+
+SWITCH: Final = 3.0
+"""The variance where the series takes over; both forms reach float64 there with a few terms."""
+
+IMAGES: Final = 3
+"""Pairs of images for v < 3; the next weighs less than 1e-29."""
+
+WAVES: Final = 6
+"""Terms of the series for v ≥ 3; the next weighs less than 1e-26."""
+
+
+def images(r: Tensor, v: Tensor, period: float, k: int) -> Tensor:
+    r"""Return the k-th pair of images.
+
+    .. math:: \tfrac1r \sum_\pm (r \pm kP)\, e^{-((r \pm kP)^2 - r^2)/2v}
+
+    Args:
+        r: distance in [0, P/2].
+        v: variance, broadcasting over r, in the dtype of r.
+        period: P: 2π on SO(3), 4π on its double cover.
+        k: which pair, at least 1.
+    """
+    shift = period * k
+    y = shift * r / v
+    nearer = torch.exp(-shift * (0.5 * shift - r) / v)
+    return nearer * ((1 + torch.exp(-2 * y)) - (2 * shift**2 / v) * _decaying_sinhc(y))
+
+
+def _decaying_sinhc(y: Tensor) -> Tensor:
+    """Return e^{−y} sinh(y)/y = (1 − e^{−2y})/2y, and 1 at 0."""
+    small = y < 1e-12
+    return torch.where(small, 1.0, -torch.expm1(-2 * y) / (2 * torch.where(small, 1.0, y)))
+
+
+def _decaying_sinhc_slope(y: Tensor) -> Tensor:
+    """Return e^{−y} (y cosh y − sinh y)/y² = (1 + e^{−2y} − 2 (1 − e^{−2y})/2y)/2y."""
+    small = y < 0.05
+    safe = torch.where(small, 1.0, y)
+    e = torch.exp(-2 * safe)
+    exact = (1 + e - 2 * _decaying_sinhc(safe)) / (2 * safe)
+    series = y * (1 / 3 + y**2 * (1 / 30 + y**2 / 840)) * torch.exp(-y)
+    return torch.where(small, series, exact)
+
+
+def far_lift(angle: Tensor, v: Tensor) -> Tensor:
+    """Return the probability that Brownian motion with variance v took the far lift to SU(2).
+
+    The quaternions q and −q are the same rotation; the kernel of the double cover weighs them. The
+    even images of the sum over SO(3) lead to the near one, the odd images to the far one.
+    """
+    odd = -images(angle, v, 2 * math.pi, 1) - images(angle, v, 2 * math.pi, 3)
+    even = 1 + images(angle, v, 2 * math.pi, 2)
+    return odd / (even + odd)
+
+
+def log_heat_kernel(angle: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log f(ω; v) and its slope divided by the angle, (d/dω log f)/ω, which is smooth at 0.
+
+    Args:
+        angle: ω in [0, π], over the batch.
+        v: the variance in float64, broadcasting over the batch, above 0.
+    """
+    if on_host(v):
+        return _log_images(angle, v) if v.item() < SWITCH else _log_series(angle, v)
+    few = _log_images(angle, v.clamp(max=2 * SWITCH))
+    many = _log_series(angle, v.clamp(min=SWITCH / 2))
+    narrow = v < SWITCH
+    return torch.where(narrow, few[0], many[0]), torch.where(narrow, few[1], many[1])
+
+
+def _log_images(angle: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    front = cast(v / 8 + 0.5 * math.log(2 * math.pi) - 1.5 * torch.log(v), angle)
+    u, period = cast(v, angle), 2 * math.pi
+    total, slope = torch.ones_like(angle), torch.zeros_like(angle)
+    for k in range(1, IMAGES + 1):
+        shift = period * k
+        y, size = shift * angle / u, 2 * shift**2 / u
+        nearer = torch.exp(-shift * (0.5 * shift - angle) / u)
+        total = total + (-1) ** k * images(angle, u, period, k)
+        # d/dω of 2 cosh y − size · sinh(y)/y, with dy/dω = shift/v, over ω
+        sinh = 2 * y * _decaying_sinhc(y)
+        change = (sinh - size * _decaying_sinhc_slope(y)) * (shift / u)
+        slope = slope + (-1) ** k * nearer * change
+    safe = torch.where(angle < 1e-20, 1.0, angle)
+    by_angle = torch.where(angle < 1e-20, 0.0, slope / (total * safe))
+    by_angle = by_angle - 1 / u + _inverse_sinc_slope(angle)
+    log_f = front - angle**2 / (2 * u) - torch.log(0.5 * sinc(0.5 * angle)) + torch.log(total)
+    return log_f, by_angle
+
+
+def _inverse_sinc_slope(angle: Tensor) -> Tensor:
+    """Return (1/ω)(1/ω − ½ cot(ω/2)), the slope of log(ω/sin(ω/2)) over ω; 1/12 at 0."""
+    small = angle < 0.3
+    safe = torch.where(small, 1.0, angle)
+    exact = (1 / safe - 0.5 / torch.tan(0.5 * safe)) / safe
+    square = angle**2
+    series = 1 / 12 + square * (1 / 720 + square * (1 / 30240 + square / 1209600))
+    return torch.where(small, series, exact)
+
+
+def _log_series(angle: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    total, slope = torch.ones_like(angle), torch.zeros_like(angle)
+    wave, wave_slope = torch.ones_like(angle), torch.zeros_like(angle)
+    for order in range(1, WAVES + 1):
+        # sin((l+½)ω)/sin(ω/2) = 1 + 2 Σ_{j≤l} cos jω
+        wave = wave + 2 * torch.cos(order * angle)
+        wave_slope = wave_slope - 2 * order**2 * sinc(order * angle)
+        factor = cast((2 * order + 1) * torch.exp(-0.5 * order * (order + 1) * v), angle)
+        total = total + factor * wave
+        slope = slope + factor * wave_slope
+    return torch.log(total), slope / total

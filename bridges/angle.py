@@ -1,0 +1,170 @@
+r"""Angles: Brownian motion wrapped on a circle of any period.
+
+States lie in [−P/2, P/2): radians in [−π, π) for the default period 2π. With variance :math:`v =
+r\,t`,
+
+.. math:: x_t = \mathrm{wrap}(x_0 + \sqrt{v}\,z), \qquad
+    p(x_t \mid x_0) = \sum_k N(\Delta + kP;\, 0, v)
+    = \frac1P\Big(1 + 2\sum_{m \ge 1} e^{-m^2 v (2\pi/P)^2/2} \cos(2\pi m\Delta/P)\Big),
+
+:math:`\Delta = \mathrm{wrap}(x_t - x_0)`. The bridge is exact: with a = v(0→s) and b = v(s→t),
+draw the winding k with weight :math:`e^{-(\Delta + kP)^2/2(a+b)}`, then
+
+.. math::
+    x_s = \mathrm{wrap}\Big(x_0 + (\Delta + kP)\tfrac{a}{a+b} + \sqrt{\tfrac{ab}{a+b}}\,z\Big) .
+
+A variance above P² forgets the other end to 3·10⁻⁹ and is capped there, so |k| ≤ 8 always
+suffices.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor
+
+from bridges._draw import Draws
+from bridges._shapes import cast, on_host, positive
+from bridges.process import Process
+
+WINDINGS: Final = 8
+"""The most turns either way that a bridge considers; the others weigh less than 4e-9 together."""
+
+IMAGES: Final = 3
+"""Images either way in the density for √v < P/4; the next weighs less than 1e-40."""
+
+WAVES: Final = 6
+"""Waves in the density for √v ≥ P/4; the next weighs less than 1e-26."""
+
+
+def wrap(x: Tensor, period: float) -> Tensor:
+    """Bring numbers into [−period/2, period/2); what lies there stays bit for bit.
+
+    >>> wrap(torch.tensor([0.3, 0.5, -0.7, 2.25]), 1.0)
+    tensor([ 0.3000, -0.5000,  0.3000,  0.2500])
+    """
+    y = x - period * torch.round(x / period)
+    return torch.where(y >= period / 2, y - period, torch.where(y < -period / 2, y + period, y))
+
+
+@final
+@dataclass(frozen=True)
+class WrappedBrownianDiffusion(Process):
+    """Brownian motion on a circle. Exact; see the module for the laws.
+
+    The prior is uniform. A prediction is a point, on any turn. The error is the squared distance
+    around the circle. A point prediction is an approximation: the mean direction does not say how
+    wide the posterior is. Stochasticity `eta` below 1 follows the shorter way round, so it keeps
+    the marginal only while √v is small against the period.
+
+    References:
+        Jing et al., Torsional diffusion for molecular conformer generation, 2022.
+
+    Args:
+        rate: variance per unit of time, in squared units of the angle; positive.
+        period: P, positive; 2π for radians, 1 for fractional coordinates.
+
+    Raises:
+        ValueError: if rate or period is not positive.
+
+    >>> process = WrappedBrownianDiffusion(1.0)
+    >>> x_t = process.sample_forward(torch.tensor([3.1, -3.1]), 0.5)
+    >>> bool((x_t.abs() <= torch.pi).all())
+    True
+    """
+
+    rate: float
+    period: float = 2 * math.pi
+
+    def __post_init__(self) -> None:
+        positive(self.rate, "rate")
+        positive(self.period, "period")
+
+    def _forward(self, x: Tensor, s: Tensor, t: Tensor, draws: Draws) -> Tensor:
+        sigma = (self.rate * (t - s)).sqrt()
+        return wrap(x + cast(sigma, x) * draws.normal(x.shape, x.dtype, x.device), self.period)
+
+    def _bridge(
+        self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor, eta: float, draws: Draws
+    ) -> Tensor:
+        a, b = self.rate * s, self.rate * (t - s)
+        turn = wrap(x_t - x_0, self.period)
+        if eta < 1:
+            keep = (s / t) ** (0.5 * (1 - eta**2))
+            turn, b = cast(keep, x_t) * turn, keep**2 * (a + b) - a
+        if eta == 0:
+            return wrap(x_0 + turn, self.period)
+        a, b = (torch.clamp(v, max=self.period**2) for v in (a, b))
+        turn = turn + self._winding(turn, a + b, draws)
+        noise = draws.normal(x_t.shape, x_t.dtype, x_t.device)
+        mean = x_0 + cast(a / (a + b), x_t) * turn
+        return wrap(mean + cast((a * b / (a + b)).sqrt(), x_t) * noise, self.period)
+
+    def _winding(self, turn: Tensor, v: Tensor, draws: Draws) -> Tensor:
+        """Draw the full turns to add, as a multiple of the period."""
+        period = self.period
+        u = draws.uniform(turn.shape, turn.dtype, turn.device)
+        if on_host(v) and v.item() < period**2 / 41:
+            # Only the way round the other side has a weight above 1e-9 of the direct way's.
+            other = torch.sigmoid((turn.abs() - period / 2) * (period / v.item()))
+            return torch.where(
+                u < other, -torch.copysign(torch.full_like(turn, period), turn), 0.0
+            )
+        offsets = period * torch.arange(-WINDINGS, WINDINGS + 1, device=turn.device).to(turn)
+        log_weight = -((turn.unsqueeze(-1) + offsets) ** 2) / (2 * cast(v, turn, 1))
+        cdf = torch.softmax(log_weight, -1).cumsum(-1)
+        index = (u.unsqueeze(-1) * cdf[..., -1:] >= cdf).sum(-1)
+        return offsets[index.clamp(max=2 * WINDINGS)]
+
+    def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return wrap(self.period * (draws.uniform(shape, dtype, device) - 0.5), self.period)
+
+    def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
+        return wrap(self._point(prediction, x_t), self.period)
+
+    def _error(self, prediction: Any, x_0: Tensor, x_t: Tensor | None, t: Any) -> Tensor:
+        return wrap(self._point(prediction, x_0) - x_0, self.period) ** 2
+
+    def _log_prob(self, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        return self._density(wrap(x_t - x_0, self.period), self.rate * (t - s))[0]
+
+    def _score(self, x_t: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
+        return self._density(wrap(x_t - x_0, self.period), self.rate * t)[1]
+
+    def _density(self, turn: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-density and its slope at `turn`, from the sum that converges faster."""
+        narrow = v < (self.period / 4) ** 2
+        if on_host(v):
+            return self._images(turn, v) if narrow.item() else self._waves(turn, v)
+        floor, ceiling = (self.period / 8) ** 2, (self.period / 2) ** 2
+        few = self._images(turn, torch.clamp(v, max=ceiling))
+        many = self._waves(turn, torch.clamp(v, min=floor))
+        return torch.where(narrow, few[0], many[0]), torch.where(narrow, few[1], many[1])
+
+    def _images(self, turn: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        offsets = self.period * torch.arange(-IMAGES, IMAGES + 1, device=turn.device).to(turn)
+        lifts = turn.unsqueeze(-1) + offsets
+        log_weight = -(lifts**2) / (2 * cast(v, turn, 1))
+        log_norm = cast(0.5 * torch.log(2 * math.pi * v), turn)
+        mean = (torch.softmax(log_weight, -1) * lifts).sum(-1)
+        return torch.logsumexp(log_weight, -1) - log_norm, -mean / cast(v, turn)
+
+    def _waves(self, turn: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        m = torch.arange(1, WAVES + 1, device=turn.device, dtype=torch.float64)
+        wave = 2 * math.pi / self.period * m
+        decay = cast(2 * torch.exp(-0.5 * v.to(turn.device).unsqueeze(-1) * wave**2), turn)
+        phase = turn.unsqueeze(-1) * wave.to(turn.dtype)
+        density = 1 + (decay * phase.cos()).sum(-1)
+        slope = -(decay * wave.to(turn.dtype) * phase.sin()).sum(-1)
+        return density.log() - math.log(self.period), slope / density
+
+    def _loss_scale(self, t: Tensor) -> Tensor:
+        r"""Return 2 (P/2π)² √(1 − e^{−v(2π/P)²/8}), Diffusions.jl's scaler, for any period.
+
+        Its square starts as v/2, as that of an Ornstein–Uhlenbeck process does (t/2 with variance
+        t), so both losses start alike; at the prior a squared angle is π²/3 = 3.3 on average, and
+        2 keeps it near the others.
+        """
+        turn = (self.period / (2 * math.pi)) ** 2
+        return 2 * turn * (-torch.expm1(-self.rate * t / (8 * turn))).sqrt()

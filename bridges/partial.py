@@ -1,0 +1,212 @@
+"""Processes made from one process: on part of a state, on another clock, at another temperature.
+
+Each is a process and holds a process; `Process.where`, `Process.on` and `Process.tempered` make
+them.
+"""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from bridges._draw import Draws, TemperedDraws
+from bridges._shapes import State, describe, positive
+from bridges._space import expand_mask
+from bridges.clock import Clock
+from bridges.process import Process
+
+
+class Wrapper(Process):
+    """A process that passes every hook on to the process that it holds."""
+
+    process: Process
+
+    @property
+    def point_ndim(self) -> int:  # type: ignore[override]
+        """The dimensions of one point, as in the process it holds."""
+        return self.process.point_ndim
+
+    def _forward(self, x: State, s: Any, t: Any, draws: Draws) -> State:
+        return self.process._forward(x, s, t, draws)
+
+    def _bridge(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
+        return self.process._between(x_0, x_t, s, t, eta, draws)
+
+    def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> State:
+        return self.process._prior(shape, draws, dtype, device)
+
+    def _endpoint(self, prediction: Any, x_t: State, t: Any, draws: Draws) -> State:
+        return self.process._endpoint(prediction, x_t, t, draws)
+
+    def _step(
+        self, prediction: Any, x_t: State, s: Any, t: Any, eta: Any, draws: Draws
+    ) -> tuple[State, State]:
+        return self.process._step(prediction, x_t, s, t, eta, draws)
+
+    def _error(self, prediction: Any, x_0: State, x_t: State | None, t: Any) -> Any:
+        return self.process._error(prediction, x_0, x_t, t)
+
+    def _loss_scale(self, t: Any) -> Any:
+        return self.process._loss_scale(t)
+
+    def _log_prob(self, x_t: State, x_0: State, s: Any, t: Any) -> Any:
+        return self.process._log_prob(x_t, x_0, s, t)
+
+    def _score(self, x_t: State, x_0: State, t: Any) -> Any:
+        return self.process._score(x_t, x_0, t)
+
+    def _check_values(self, x: State, name: str) -> None:
+        self.process._check_values(x, name)
+
+    def _check_dtype(self, x: Tensor, name: str) -> None:
+        self.process._check_dtype(x, name)
+
+    def _shape(self, shape: Any) -> Any:
+        return self.process._shape(shape)
+
+    def _eta(self, eta: Any) -> Any:
+        return self.process._eta(eta)
+
+    def _counted(self, x: State, t: Any) -> Any:
+        return self.process._counted(x, t)
+
+
+@final
+@dataclass(frozen=True)
+class Clocked(Wrapper):
+    """A process run on another clock; see `Process.on`."""
+
+    process: Process
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.clock, Clock):
+            raise TypeError(f"Expected clock to be a Clock; got {describe(self.clock)}.")
+
+    def _forward(self, x: State, s: Any, t: Any, draws: Draws) -> State:
+        return self.process._forward(x, self.clock(s), self.clock(t), draws)
+
+    def _bridge(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
+        return self.process._between(x_0, x_t, self.clock(s), self.clock(t), eta, draws)
+
+    def _endpoint(self, prediction: Any, x_t: State, t: Any, draws: Draws) -> State:
+        return self.process._endpoint(prediction, x_t, self.clock(t), draws)
+
+    def _step(
+        self, prediction: Any, x_t: State, s: Any, t: Any, eta: Any, draws: Draws
+    ) -> tuple[State, State]:
+        return self.process._step(prediction, x_t, self.clock(s), self.clock(t), eta, draws)
+
+    def _error(self, prediction: Any, x_0: State, x_t: State | None, t: Any) -> Any:
+        return self.process._error(prediction, x_0, x_t, None if t is None else self.clock(t))
+
+    def _loss_scale(self, t: Any) -> Any:
+        return self.process._loss_scale(self.clock(t))
+
+    def _log_prob(self, x_t: State, x_0: State, s: Any, t: Any) -> Any:
+        return self.process._log_prob(x_t, x_0, self.clock(s), self.clock(t))
+
+    def _score(self, x_t: State, x_0: State, t: Any) -> Any:
+        return self.process._score(x_t, x_0, self.clock(t))
+
+    def _counted(self, x: State, t: Any) -> Any:
+        return self.process._counted(x, self.clock(t))
+
+
+@final
+@dataclass(frozen=True)
+class Tempered(Wrapper):
+    """A process whose bridge is drawn at another temperature; see `Process.tempered`."""
+
+    process: Process
+    scale: float
+
+    def __post_init__(self) -> None:
+        positive(self.scale, "scale")
+
+    def _bridge(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
+        return self.process._between(x_0, x_t, s, t, eta, TemperedDraws(draws, self.scale))
+
+    def _endpoint(self, prediction: Any, x_t: State, t: Any, draws: Draws) -> State:
+        return self.process._endpoint(prediction, x_t, t, TemperedDraws(draws, self.scale))
+
+    def _step(
+        self, prediction: Any, x_t: State, s: Any, t: Any, eta: Any, draws: Draws
+    ) -> tuple[State, State]:
+        return self.process._step(prediction, x_t, s, t, eta, TemperedDraws(draws, self.scale))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Partial(Wrapper):
+    """A process on the elements where a mask is true; see `Process.where`.
+
+    Off the mask, steps and `endpoint` return x_t bit for bit, even where a prediction is NaN, and
+    errors, log-densities and scores are 0 with zero gradient. The prior has nothing to keep and
+    draws everywhere.
+    """
+
+    process: Process
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        mask = torch.as_tensor(self.mask)
+        if mask.dtype != torch.bool:
+            raise TypeError(f"Expected mask to be bool; got {describe(self.mask)}.")
+        object.__setattr__(self, "mask", mask)
+
+    def _keep(self, inside: Tensor, outside: Tensor) -> Tensor:
+        return torch.where(expand_mask(self.mask, outside, self.point_ndim), inside, outside)
+
+    def _safe(self, x: Any, x_t: Tensor | None = None) -> Any:
+        """Put zeros off the mask, where anything may stand, so that the hooks see no NaN."""
+        if not isinstance(x, Tensor):
+            return x
+        like = x if x_t is None else x_t
+        batch_ndim = like.ndim - self.point_ndim
+        mask = expand_mask(self.mask, like, self.point_ndim)
+        mask = mask.reshape(mask.shape[:batch_ndim])
+        mask = mask if mask.ndim == 0 else mask.reshape(*mask.shape, *[1] * (x.ndim - batch_ndim))
+        return torch.where(mask, x, torch.zeros_like(x))
+
+    def _forward(self, x: Tensor, s: Any, t: Any, draws: Draws) -> Tensor:
+        return self._keep(self.process._forward(self._safe(x), s, t, draws), x)
+
+    def _bridge(self, x_0: Tensor, x_t: Tensor, s: Any, t: Any, eta: Any, draws: Draws) -> Tensor:
+        x_s = self.process._between(self._safe(x_0), self._safe(x_t), s, t, eta, draws)
+        return self._keep(x_s, x_t)
+
+    def _between(self, x_0: Tensor, x_t: Tensor, s: Any, t: Any, eta: Any, draws: Draws) -> Tensor:
+        return self._bridge(x_0, x_t, s, t, eta, draws)
+
+    def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
+        safe = self._safe(prediction, x_t)
+        return self._keep(self.process._endpoint(safe, self._safe(x_t), t, draws), x_t)
+
+    def _step(
+        self, prediction: Any, x_t: Tensor, s: Any, t: Any, eta: Any, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        safe = self._safe(prediction, x_t)
+        x_s, x_0_hat = self.process._step(safe, self._safe(x_t), s, t, eta, draws)
+        return self._keep(x_s, x_t), self._keep(x_0_hat, x_t)
+
+    def _error(self, prediction: Any, x_0: Tensor, x_t: Tensor | None, t: Any) -> Any:
+        safe = None if x_t is None else self._safe(x_t)
+        error = self.process._error(self._safe(prediction, x_0), self._safe(x_0), safe, t)
+        return self._safe(error, x_0)
+
+    def _log_prob(self, x_t: Tensor, x_0: Tensor, s: Any, t: Any) -> Any:
+        return self._safe(self.process._log_prob(self._safe(x_t), self._safe(x_0), s, t), x_t)
+
+    def _score(self, x_t: Tensor, x_0: Tensor, t: Any) -> Any:
+        return self._safe(self.process._score(self._safe(x_t), self._safe(x_0), t), x_t)
+
+    def _check_values(self, x: Tensor, name: str) -> None:
+        mask = expand_mask(self.mask, x, self.point_ndim)
+        batch_shape = x.shape[: x.ndim - self.point_ndim]
+        mask = mask.reshape(mask.shape[: len(batch_shape)]).expand(batch_shape)
+        self.process._check_values(x[mask], name)
+
+    def _counted(self, x: Tensor, t: Any) -> Any:
+        return self._safe(self.process._counted(x, t), x)

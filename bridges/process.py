@@ -1,0 +1,243 @@
+r"""The protocol: what every process can do, and what a space must say to become one.
+
+A process noises points of a space and knows its bridge, the law of :math:`x_s` given both
+:math:`x_0` and :math:`x_t`. Time 0 is data; time grows towards noise. Public methods check their
+input, expand times and call a hook of the same name with an underscore; a hook holds mathematics
+only. It gets states that were checked, and times that are float64 tensors broadcasting over the
+batch shape. A space writes `_forward`, `_bridge`, `_prior` and `_error`, and overrides the other
+hooks where it has more to say.
+"""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+from bridges._draw import Draws, Generator, as_draws
+from bridges._shapes import State, Time, expand_leading, on_host
+from bridges._space import Space
+
+if TYPE_CHECKING:
+    from bridges.clock import Clock
+
+
+class Process(Space, ABC):
+    """A Markov process on a space, with its bridge.
+
+    States are tensors `(*B, *P)`: any batch shape, then the `point_ndim` dimensions of one point.
+    Times are numbers or tensors whose shape is `()` or a leading part of the batch shape. Device
+    and floating dtype that go in come out. Randomness comes from `generator` alone (None: the
+    global state).
+    """
+
+    # ---------------------------------------------------------------- public
+
+    @final
+    def sample_forward(
+        self, x: State, t: Time, *, start: Time = 0.0, generator: Generator = None
+    ) -> State:
+        """Draw x_t given that the process is at x at time `start`.
+
+        Args:
+            x: the state at time `start`, shape (*B, *P).
+            t: the time to go to.
+            start: the time to go from, 0 ≤ start ≤ t.
+            generator: the source of randomness.
+
+        Returns:
+            x_t, like x.
+
+        Raises:
+            TypeError, ValueError: if a state or a time is not what the space expects.
+        """
+        self._check(x, "x")
+        start, t = self._times(x, start=start, t=t)
+        return self._forward(x, start, t, as_draws(generator))
+
+    @final
+    def sample_bridge(
+        self,
+        x_0: State,
+        x_t: State,
+        s: Time,
+        t: Time,
+        *,
+        eta: Any = 1.0,
+        generator: Generator = None,
+    ) -> State:
+        """Draw x_s given x_0 and x_t.
+
+        Args:
+            x_0: the state at time 0, shape (*B, *P).
+            x_t: the state at time t, like x_0.
+            s: the time to draw at, 0 ≤ s ≤ t. At 0 the answer is x_0, at t it is x_t, exactly.
+            t: the time of x_t.
+            eta: stochasticity; 1 is the exact law, 0 deterministic.
+            generator: the source of randomness.
+
+        Returns:
+            x_s, like x_t.
+
+        Raises:
+            TypeError, ValueError: if a state, a time or eta is not what the space expects.
+        """
+        self._check(x_0, "x_0")
+        self._check(x_t, "x_t")
+        self._check_alike(x_0, x_t)
+        s, t = self._times(x_t, s=s, t=t)
+        return self._between(x_0, x_t, s, t, self._eta(eta), as_draws(generator))
+
+    @final
+    def sample_prior(
+        self,
+        shape: Any,
+        *,
+        generator: Generator = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> State:
+        """Draw from the law at t → ∞.
+
+        Args:
+            shape: the batch shape (for a Joint, a structure of batch shapes).
+            generator: the source of randomness.
+            dtype: floating dtype; None for torch's default. Tokens are int64 whatever it is.
+            device: None for the CPU.
+
+        Returns:
+            A state of shape (*shape, *P).
+        """
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        device = torch.device("cpu" if device is None else device)
+        return self._prior(self._shape(shape), as_draws(generator), dtype, device)
+
+    @final
+    def endpoint(
+        self, prediction: Any, x_t: State, t: Time, *, generator: Generator = None
+    ) -> State:
+        """Turn what a network says about x_0 into a point of the space, like x_t."""
+        self._check(x_t, "x_t")
+        (t,) = self._times(x_t, t=t)
+        return self._endpoint(prediction, x_t, t, as_draws(generator))
+
+    @final
+    def sample_step(
+        self,
+        prediction: Any,
+        x_t: State,
+        s: Time,
+        t: Time,
+        *,
+        eta: Any = 1.0,
+        generator: Generator = None,
+    ) -> tuple[State, State]:
+        """Take one reverse step from x_t to time s and return `(x_s, x_0_hat)`."""
+        self._check(x_t, "x_t")
+        s, t = self._times(x_t, s=s, t=t)
+        return self._step(prediction, x_t, s, t, self._eta(eta), as_draws(generator))
+
+    @final
+    def error(
+        self, prediction: Any, x_0: State, *, x_t: State | None = None, t: Time | None = None
+    ) -> Any:
+        """Return how far a prediction is from x_0, per element of the batch (see each space)."""
+        self._check(x_0, "x_0")
+        if t is not None:
+            (t,) = self._times(x_0, t=t)
+        return self._error(prediction, x_0, x_t, t)
+
+    @final
+    def loss_scale(self, t: Time) -> Any:
+        """Return what `standardloss` divides the error by, in float64 and the shape of t."""
+        return self._loss_scale(self._bare_time(t))
+
+    @final
+    def log_prob(self, x_t: State, x_0: State, t: Time, *, start: Time = 0.0) -> Any:
+        """Return the log-density of x_t given x_start = x_0, over the batch (Joint: a structure)."""
+        self._check(x_t, "x_t")
+        self._check(x_0, "x_0")
+        self._check_alike(x_0, x_t)
+        start, t = self._times(x_t, start=start, t=t)
+        return self._log_prob(x_t, x_0, start, t)
+
+    @final
+    def score(self, x_t: State, x_0: State, t: Time) -> Any:
+        """Return the gradient of log p(x_t | x_0) with respect to x_t, a tangent vector at x_t."""
+        self._check(x_t, "x_t")
+        self._check(x_0, "x_0")
+        self._check_alike(x_0, x_t)
+        (t,) = self._times(x_t, t=t)
+        return self._score(x_t, x_0, t)
+
+    def where(self, mask: Any) -> "Process":
+        """Return the process on the elements where the mask is true; the rest stays bit for bit.
+
+        Args:
+            mask: bool, over a leading part of the batch shape (Joint: one for all, or a
+            structure).
+        """
+        from bridges.partial import Partial
+
+        return Partial(self, mask)
+
+    def on(self, clock: "Clock") -> "Process":
+        """Return the same process run on another clock: every time t becomes clock(t)."""
+        from bridges.partial import Clocked
+
+        return Clocked(self, clock)
+
+    def tempered(self, scale: Any) -> "Process":
+        """Return the process with its bridge at another temperature; no longer the law.
+
+        Normals are multiplied by `scale`, and logits divided by it. Forward noising is unchanged.
+        """
+        from bridges.partial import Tempered
+
+        return Tempered(self, scale)
+
+    # ---------------------------------------------------------------- hooks
+
+    @abstractmethod
+    def _forward(self, x: State, s: Any, t: Any, draws: Draws) -> State:
+        """Draw x_t given x_s = x."""
+
+    @abstractmethod
+    def _bridge(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
+        """Draw x_s given x_0 and x_t; the ends s = 0 and s = t are pinned by the caller."""
+
+    @abstractmethod
+    def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> State:
+        """Draw from the law at t → ∞."""
+
+    @abstractmethod
+    def _error(self, prediction: Any, x_0: State, x_t: State | None, t: Any) -> Any:
+        """Return the error per element of the batch."""
+
+    def _endpoint(self, prediction: Any, x_t: State, t: Any, draws: Draws) -> State:
+        """Return the prediction itself: it is a point already."""
+        return self._point(prediction, x_t)
+
+    def _step(
+        self, prediction: Any, x_t: State, s: Any, t: Any, eta: Any, draws: Draws
+    ) -> tuple[State, State]:
+        x_0_hat = self._endpoint(prediction, x_t, t, draws)
+        return self._between(x_0_hat, x_t, s, t, eta, draws), x_0_hat
+
+    def _loss_scale(self, t: Any) -> Any:
+        return torch.ones_like(t)
+
+    def _log_prob(self, x_t: State, x_0: State, s: Any, t: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no transition density.")
+
+    def _score(self, x_t: State, x_0: State, t: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no score.")
+
+    def _between(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
+        """Draw from the bridge, with both ends pinned exactly."""
+        if on_host(s, t):
+            if s.item() == 0:
+                return x_0
+            return x_t if s.item() == t.item() else self._bridge(x_0, x_t, s, t, eta, draws)
+        x_s = self._bridge(x_0, x_t, s, t, eta, draws)
+        x_s = torch.where(expand_leading((s == t).to(x_t.device), x_t.ndim), x_t, x_s)
+        return torch.where(expand_leading((s == 0).to(x_t.device), x_t.ndim), x_0, x_s)

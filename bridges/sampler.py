@@ -1,0 +1,140 @@
+"""Sampling: guess x_0, take a bridge step towards it, repeat.
+
+Grids of times increase and are walked from the last to the first, as in Diffusions.jl. The first
+time may be 0, and then the last guess comes out exactly.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Real
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from bridges._draw import Generator, as_draws
+from bridges._shapes import State, describe
+from bridges.process import Process
+from bridges.selfcondition import RunGuess
+
+Guess: TypeAlias = Callable[[State, Any], Any]
+
+
+class _Triple(NamedTuple):
+    s: Any
+    x_s: State
+    x_0_hat: State
+
+
+class Step(_Triple):
+    """One step of a run: the triple `(s, x_s, x_0_hat)`, and the raw `prediction` behind it."""
+
+    prediction: Any
+
+
+def trajectory(
+    guess: Guess,
+    process: Process,
+    timesteps: Any,
+    x: State,
+    *,
+    eta: Any = 1.0,
+    generator: Generator = None,
+) -> Iterator[Step]:
+    """Walk from the last time to the first and yield every step.
+
+    Args:
+        guess: `guess(x_t, t)` returns a prediction of x_0 in the state's structure. It is given t
+            with shape (B,), or the grid's own time shape, in the state's floating dtype and on
+            its device; a structure where times differ.
+        process: the process; x is a state of it at the last time.
+        timesteps: increasing times (n,) or (n, *time_shape), n ≥ 2, the first ≥ 0; for a Joint,
+            one grid or a structure of grids of equal length.
+        x: the state at the last time: a draw from the prior, or one noised in part.
+        eta: stochasticity, 1 exact, 0 deterministic; for a Joint, one number or a structure.
+        generator: the source of randomness.
+
+    Yields:
+        `(s, x_s, x_0_hat)`, one per step; `.prediction` holds what the guess said.
+
+    Raises:
+        TypeError, ValueError: before the first step, if the grid, x or eta is not what is
+        expected.
+
+    >>> from bridges import OrnsteinUhlenbeckDiffusion
+    >>> process = OrnsteinUhlenbeckDiffusion(0.0)
+    >>> steps = trajectory(lambda x_t, t: 0 * x_t, process, [0.0, 0.5, 1.0], torch.ones(2))
+    >>> [s for s, x_s, x_0_hat in steps]
+    [0.5, 0.0]
+    """
+    process._check(x, "x")
+    grid = _grid(timesteps)
+    eta, draws = process._eta(eta), as_draws(generator)
+    process._times(x, **{f"timesteps[{i}]": t for i, t in enumerate(grid)})
+    run = guess.start() if isinstance(guess, RunGuess) else guess
+    return _walk(run, process, grid, x, eta, draws)
+
+
+def sample_backward(
+    guess: Guess,
+    process: Process,
+    timesteps: Any,
+    x: State,
+    *,
+    eta: Any = 1.0,
+    generator: Generator = None,
+) -> State:
+    """Draw a sample at the first time; see `trajectory`, which this runs without gradients.
+
+    Returns:
+        The state at the first time, like x.
+
+    >>> from bridges import OrnsteinUhlenbeckDiffusion
+    >>> process = OrnsteinUhlenbeckDiffusion(0.0)
+    >>> sample_backward(lambda x_t, t: 0 * x_t + 3, process, [0.0, 0.5, 1.0], torch.ones(2))
+    tensor([3., 3.])
+    """
+    with torch.no_grad():
+        for step in trajectory(guess, process, timesteps, x, eta=eta, generator=generator):
+            x = step.x_s
+    return x
+
+
+def _walk(
+    guess: Guess, process: Process, grid: list[Any], x: State, eta: Any, draws: Any
+) -> Iterator[Step]:
+    for i in range(len(grid) - 1, 0, -1):
+        s, t = process._expand(grid[i - 1], x), process._expand(grid[i], x)
+        prediction = guess(x, process._model_time(grid[i], x))
+        x, x_0_hat = process._step(prediction, x, s, t, eta, draws)
+        step = Step(grid[i - 1], x, x_0_hat)
+        step.prediction = prediction
+        yield step
+
+
+def _grid(timesteps: Any) -> list[Any]:
+    """Turn a grid, or a structure of grids, into a list of times: host numbers where it is (n,)."""
+    if isinstance(timesteps, Mapping):
+        rows = _together(list(timesteps.values()))
+        return [dict(zip(timesteps, row, strict=True)) for row in rows]
+    if isinstance(timesteps, tuple | list) and any(map(_is_grid, timesteps)):
+        return _together(list(timesteps))
+    grid = torch.as_tensor(timesteps, dtype=torch.float64)
+    if grid.ndim == 0 or len(grid) < 2:
+        raise ValueError(
+            f"Expected timesteps to hold at least 2 times; got {describe(timesteps)}."
+        )
+    return grid.tolist() if grid.ndim == 1 else list(grid)
+
+
+def _is_grid(value: Any) -> bool:
+    return not isinstance(value, Real) and (not isinstance(value, Tensor) or value.ndim > 0)
+
+
+def _together(timesteps: list[Any]) -> list[tuple[Any, ...]]:
+    grids = [_grid(part) for part in timesteps]
+    lengths = sorted({len(grid) for grid in grids})
+    if len(lengths) > 1:
+        raise ValueError(
+            f"Expected the grids of all parts to have one length; got lengths {lengths}."
+        )
+    return list(zip(*grids, strict=True))

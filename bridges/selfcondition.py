@@ -1,0 +1,97 @@
+"""Self-conditioning: a model that sees its own last prediction.
+
+The model is `model(x_t, t, previous)`, where `previous` is its last *prediction* (logits for
+tokens) and a null prediction at the start. Nothing is kept in the model: the memory belongs to one
+run.
+
+References:
+    Chen, Zhang & Hinton, Analog bits: generating discrete data using diffusion models with
+    self-conditioning, 2022.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeAlias, final
+
+import torch
+from torch import Tensor
+
+from bridges._draw import Generator, as_draws
+from bridges._shapes import State, describe, leaves, map_structure
+
+Model: TypeAlias = Callable[[State, Any, Any], Any]
+
+
+class RunGuess(ABC):
+    """A guess that remembers within a run; a sampler calls `start` once and uses the answer."""
+
+    @abstractmethod
+    def start(self) -> Callable[[State, Any], Any]:
+        """Return a guess with a fresh memory, for one run."""
+
+
+@final
+class SelfConditioned(RunGuess):
+    """See `selfconditioned`."""
+
+    def __init__(self, model: Model, null: Any) -> None:
+        self.model = model
+        self.null = null
+        self.previous = null
+
+    def __call__(self, x_t: State, t: Any) -> Any:
+        self.previous = self.model(x_t, t, self.previous)
+        return self.previous
+
+    def start(self) -> "SelfConditioned":
+        """Return the same closure with nothing remembered."""
+        return SelfConditioned(self.model, self.null)
+
+
+def selfconditioned(model: Model, null: Any) -> SelfConditioned:
+    """Close a self-conditioned model into a guess `guess(x_t, t)`.
+
+    Every sampling run starts afresh from `null`, and two runs never share a memory. Called by
+    hand, the closure remembers from call to call, as long as it lives.
+
+    Args:
+        model: `model(x_t, t, previous)` returns a prediction.
+        null: what the model is given before it has said anything, like a prediction.
+
+    >>> guess = selfconditioned(lambda x_t, t, previous: previous + 1, torch.zeros(2))
+    >>> guess(None, 1.0), guess(None, 0.5)
+    (tensor([1., 1.]), tensor([2., 2.]))
+    """
+    if not callable(model):
+        raise TypeError(f"Expected model to be callable; got {describe(model)}.")
+    return SelfConditioned(model, null)
+
+
+def selfconditioning_estimate(
+    model: Model, x_t: State, t: Any, null: Any, *, generator: Generator = None
+) -> Any:
+    """Return what to pass as `previous` in training: the model's estimate or `null`, by a coin.
+
+    The coin is drawn per example (the first dimension of the prediction). The estimate is made
+    without gradient. One coin serves all parts of a structure.
+
+    Args:
+        model: `model(x_t, t, previous)`.
+        x_t: the noised state.
+        t: its time, as the model takes it.
+        null: the null prediction, broadcasting to a prediction.
+        generator: the source of the coin.
+
+    Returns:
+        A prediction, detached.
+    """
+    with torch.no_grad():
+        estimate = model(x_t, t, null)
+    first = leaves(estimate)[0]
+    coin = as_draws(generator).uniform(first.shape[:1], torch.float32, first.device) < 0.5
+    return map_structure(lambda e, n: _choose(coin, e, n), estimate, null)
+
+
+def _choose(coin: Tensor, estimate: Tensor, null: Any) -> Tensor:
+    null = torch.as_tensor(null, dtype=estimate.dtype, device=estimate.device)
+    return torch.where(coin.reshape(-1, *[1] * (estimate.ndim - 1)), estimate, null)
