@@ -1,0 +1,1 @@
+"""Data, metrics and figures of the example that generates protein fragments."""
