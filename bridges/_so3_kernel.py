@@ -2,8 +2,8 @@ r"""The heat kernel on SO(3), without tables.
 
 A variance v is that of the rotation vector, per axis, for short times; the generator is half the
 Laplacian. Densities are with respect to the normalised Haar measure, so the angle has density
-(1 − cos ω)/π · f(ω; v) on [0, π]. The kernel has two forms, a series for large v and a sum over images
-(Poisson) for small v:
+(1 − cos ω)/π · f(ω; v) on [0, π]. The kernel has two forms, a series for large v
+and a sum over images (Poisson) for small v:
 
 .. math::
     f(\omega; v) = \sum_{l \ge 0} (2l+1)\, e^{-l(l+1)v/2}\,

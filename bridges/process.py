@@ -153,7 +153,7 @@ class Process(Space, ABC):
 
     @final
     def log_prob(self, x_t: State, x_0: State, t: Time, *, start: Time = 0.0) -> Any:
-        """Return the log-density of x_t given x_start = x_0, over the batch (Joint: a structure)."""
+        """Return the log-density of x_t given x_start = x_0, over the batch (Joint: structure)."""
         self._check(x_t, "x_t")
         self._check(x_0, "x_0")
         self._check_alike(x_0, x_t)
@@ -187,7 +187,7 @@ class Process(Space, ABC):
         return Clocked(self, clock)
 
     def tempered(self, scale: Any) -> "Process":
-        """Return the process with its bridge at another temperature; no longer the law.
+        """Return the process with its bridge at another temperature: no longer the law.
 
         Normals are multiplied by `scale`, and logits divided by it. Forward noising is unchanged.
         """

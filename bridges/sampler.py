@@ -112,7 +112,7 @@ def _walk(
 
 
 def _grid(timesteps: Any) -> list[Any]:
-    """Turn a grid, or a structure of grids, into a list of times: host numbers where it is (n,)."""
+    """Turn a grid, or a structure of grids, into a list of times; host numbers if (n,)."""
     if isinstance(timesteps, Mapping):
         rows = _together(list(timesteps.values()))
         return [dict(zip(timesteps, row, strict=True)) for row in rows]
