@@ -36,7 +36,7 @@ class Draws(ABC):
         r"""Draw tokens with probabilities softmax(logits).
 
         Args:
-            logits: shape (*B, K), any floating dtype; never written to.
+            logits: shape `(*B, K)`, any floating dtype; never written to.
 
         Returns:
             int64 tokens of shape (*B,).

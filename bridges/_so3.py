@@ -5,9 +5,13 @@ A rotation of angle ω about the unit axis n has the rotation vector ωn and the
 """
 
 import math
+from typing import Final
 
 import torch
 from torch import Tensor
+
+NEWTON_STEPS: Final = 16
+"""Steps to the largest eigenvalue; a rotation needs one, a random matrix about six."""
 
 
 def sinc(x: Tensor) -> Tensor:
@@ -41,21 +45,24 @@ def exp(rotvec: Tensor) -> Tensor:
 def matrix_to_quat(rot: Tensor) -> Tensor:
     """Return unit quaternions (…, 4), scalar first and ≥ 0, of rotation matrices (…, 3, 3).
 
-    Each of the four columns of 4qqᵀ gives q where its own component is not small; the longest is
-    taken, so nothing cancels at any angle.
+    Each of the four columns of 4qqᵀ gives q where its own component is not small; the one with
+    the largest is taken, so nothing cancels at any angle.
     """
     (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in rot.unbind(-2))
-    one = torch.ones_like(a)
-    by_w = torch.stack((one + a + e + i, h - f, c - g, d - b), -1)
-    by_x = torch.stack((h - f, one + a - e - i, b + d, c + g), -1)
-    by_y = torch.stack((c - g, b + d, one - a + e - i, f + h), -1)
-    by_z = torch.stack((d - b, c + g, f + h, one - a - e + i), -1)
-    columns = torch.stack((by_w, by_x, by_y, by_z), -2)
-    longest = torch.diagonal(columns, dim1=-2, dim2=-1).argmax(-1, keepdim=True)
-    index = longest.unsqueeze(-1).expand(*rot.shape[:-2], 1, 4)
-    q = columns.gather(-2, index).squeeze(-2)
-    q = q / safe_norm(q).unsqueeze(-1)
-    return torch.where(q[..., :1] < 0, -q, q)
+    ww, xx, yy, zz = 1 + a + e + i, 1 + a - e - i, 1 - a + e - i, 1 - a - e + i
+    wx, wy, wz, xy, xz, yz = h - f, c - g, d - b, b + d, c + g, f + h
+    by_w = ww >= torch.maximum(xx, torch.maximum(yy, zz))
+    by_x, by_y = xx >= torch.maximum(yy, zz), yy >= zz
+
+    def column(from_w: Tensor, from_x: Tensor, from_y: Tensor, from_z: Tensor) -> Tensor:
+        rest = torch.where(by_x, from_x, torch.where(by_y, from_y, from_z))
+        return torch.where(by_w, from_w, rest)
+
+    w = column(ww, wx, wy, wz)
+    x, y, z = column(wx, xx, xy, xz), column(wy, xy, yy, yz), column(wz, xz, yz, zz)
+    scale = torch.rsqrt(w * w + x * x + y * y + z * z)
+    scale = torch.where(w < 0, -scale, scale)
+    return torch.stack((w * scale, x * scale, y * scale, z * scale), -1)
 
 
 def quat_to_rotvec(q: Tensor) -> Tensor:
@@ -100,7 +107,7 @@ def nearest(matrix: Tensor) -> Tensor:
     # tr K = 0, so the polynomial is λ⁴ + c₂λ² + c₁λ + c₀, with c₂ = −2‖M‖² = −2, c₁ = −8 det M.
     c_1, c_0 = -8 * det(m), _det4(k)
     top = torch.full_like(c_0, math.sqrt(3.0))
-    for _ in range(24):
+    for _ in range(NEWTON_STEPS):
         slope = 4 * top**3 - 4 * top + c_1
         value = ((top * top - 2) * top + c_1) * top + c_0
         top = top - torch.where(slope > 1e-9, value / slope.clamp(min=1e-9), 0.0)

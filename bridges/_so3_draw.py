@@ -23,6 +23,9 @@ from bridges._so3_kernel import SWITCH, far_lift, images, log_heat_kernel
 ONE_LIFT: Final = 0.65
 """A bridge of less variance, between ends within a radian, never takes the far lift (1e-9)."""
 
+ONE_IMAGE: Final = 0.5
+"""A Gaussian of less variance never comes near the antipode of the double cover (1e-13)."""
+
 NEAR: Final = 1.0
 """Below this angle a wide bridge is drawn by its sides: the far lift comes near the antipode."""
 
@@ -30,7 +33,7 @@ NEAR: Final = 1.0
 def sample_uniform(
     shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Draw rotations (*shape, 3, 3) from the Haar measure."""
+    """Draw rotations `(*shape, 3, 3)` from the Haar measure."""
     q = draws.normal((*shape, 4), dtype, device)
     return _so3.quat_to_matrix(q / torch.linalg.vector_norm(q, dim=-1, keepdim=True))
 
@@ -61,7 +64,9 @@ def _gaussian_proposal(
     noise = draws.normal((*shape, 3), dtype, device)
     rotvec = cast(v.sqrt(), noise, 1) * noise
     r = _so3.safe_norm(rotvec)
-    keep = _so3.sinc(0.5 * r) * _correction(r, cast(v.clamp(min=1e-30), r))
+    keep = _so3.sinc(0.5 * r)
+    if not on_host(v) or v.item() > ONE_IMAGE:
+        keep = keep * _correction(r, cast(v.clamp(min=1e-30), r))
     return _so3.exp(rotvec), torch.where(r < 2 * math.pi, keep, 0.0)
 
 
@@ -81,7 +86,7 @@ def _kernel_ratio(angle: Tensor, v: Tensor) -> Tensor:
 def sample_kernel(
     v: Tensor, shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Draw rotations (*shape, 3, 3) from the heat kernel of variance v about the identity."""
+    """Draw rotations `(*shape, 3, 3)` from the heat kernel of variance v about the identity."""
     count = math.prod(shape)
     rows = torch.empty(count, 0, dtype=dtype, device=device)
     per_row = v if v.ndim == 0 else v.expand(shape).reshape(count)
@@ -99,13 +104,13 @@ def sample_between(target: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor
     """Draw R on the way from the identity to D = exp(target): density ∝ f(∠R; a) f(∠(RᵀD); b).
 
     Args:
-        target: rotation vectors (*B, 3) of angle at most π.
+        target: rotation vectors `(*B, 3)` of angle at most π.
         a: variance up to R, in float64, broadcasting over the batch.
         b: variance after it.
         draws: the source of randomness.
 
     Returns:
-        Rotation matrices (*B, 3, 3).
+        Rotation matrices `(*B, 3, 3)`.
     """
     shape, rotvec = target.shape[:-1], target.reshape(-1, 3)
     if on_host(a, b):

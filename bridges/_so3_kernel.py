@@ -70,9 +70,8 @@ def far_lift(angle: Tensor, v: Tensor) -> Tensor:
     The quaternions q and −q are the same rotation; the kernel of the double cover weighs them. The
     even images of the sum over SO(3) lead to the near one, the odd images to the far one.
     """
-    odd = -images(angle, v, 2 * math.pi, 1) - images(angle, v, 2 * math.pi, 3)
-    even = 1 + images(angle, v, 2 * math.pi, 2)
-    return odd / (even + odd)
+    odd = -images(angle, v, 2 * math.pi, 1)
+    return odd / (1 + odd + images(angle, v, 2 * math.pi, 2))
 
 
 def log_heat_kernel(angle: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,8 @@ draw the winding k with weight :math:`e^{-(\Delta + kP)^2/2(a+b)}`, then
 .. math::
     x_s = \mathrm{wrap}\Big(x_0 + (\Delta + kP)\tfrac{a}{a+b} + \sqrt{\tfrac{ab}{a+b}}\,z\Big) .
 
-A variance above P² forgets the other end to 3·10⁻⁹ and is capped there, so |k| ≤ 8 always
-suffices.
+A variance above P² forgets the other end to 3·10⁻⁹ and is capped there, so 8
+windings either way always suffice.
 """
 
 import math

@@ -36,7 +36,7 @@ BITS: Final = 1 / math.log(2)
 class IndependentJumps(Process):
     """Tokens that jump to a fresh draw from π, each at its own times.
 
-    An integer prediction is a point; a floating one of shape (*B, K) is logits. `endpoint` draws
+    An integer prediction is a point; a floating one of shape `(*B, K)` is logits. `endpoint` draws
     x̂_0 from the logits: right for a model trained with cross-entropy. The error is the
     cross-entropy in nats.
     """
@@ -62,7 +62,7 @@ class IndependentJumps(Process):
             t: time of x_t, positive.
 
         Returns:
-            Probabilities in float64, shape (*B, K).
+            Probabilities in float64, shape `(*B, K)`.
 
         >>> process = UniformDiscreteDiffusion(1.0, 3)
         >>> process.bridge_probs(torch.tensor(0), torch.tensor(2), 0.0, 1.0)

@@ -39,7 +39,7 @@ class Process(Space, ABC):
         """Draw x_t given that the process is at x at time `start`.
 
         Args:
-            x: the state at time `start`, shape (*B, *P).
+            x: the state at time `start`, shape `(*B, *P)`.
             t: the time to go to.
             start: the time to go from, 0 ≤ start ≤ t.
             generator: the source of randomness.
@@ -68,7 +68,7 @@ class Process(Space, ABC):
         """Draw x_s given x_0 and x_t.
 
         Args:
-            x_0: the state at time 0, shape (*B, *P).
+            x_0: the state at time 0, shape `(*B, *P)`.
             x_t: the state at time t, like x_0.
             s: the time to draw at, 0 ≤ s ≤ t. At 0 the answer is x_0, at t it is x_t, exactly.
             t: the time of x_t.
@@ -105,7 +105,7 @@ class Process(Space, ABC):
             device: None for the CPU.
 
         Returns:
-            A state of shape (*shape, *P).
+            A state of shape `(*shape, *P)`.
         """
         dtype = torch.get_default_dtype() if dtype is None else dtype
         device = torch.device("cpu" if device is None else device)

@@ -52,9 +52,9 @@ class Backbone:
     """The backbone of a structure, one row per residue.
 
     Args:
-        coords: N, CA, C and O, (*B, L, 4, 3), float32, Å; NaN where an atom is missing. A file
+        coords: N, CA, C and O, `(*B, L, 4, 3)`, float32, Å; NaN where an atom is missing. A file
             of M > 1 models gives (M, L, 4, 3).
-        sequence: residue tokens in the order of `RESIDUES`, (L,) or (*B, L), int64.
+        sequence: residue tokens in the order of `RESIDUES`, (L,) or `(*B, L)`, int64.
         mask: whether the residue type is known and N, CA and C are there (in every model),
             (L,), bool. A missing O does not clear it.
         chain_id: the chain of each row, L strings.

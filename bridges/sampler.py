@@ -47,7 +47,7 @@ def trajectory(
             with shape (B,), or the grid's own time shape, in the state's floating dtype and on
             its device; a structure where times differ.
         process: the process; x is a state of it at the last time.
-        timesteps: increasing times (n,) or (n, *time_shape), n ≥ 2, the first ≥ 0; for a Joint,
+        timesteps: increasing times (n,) or `(n, *time_shape)`, n ≥ 2, the first ≥ 0; for a Joint,
             one grid or a structure of grids of equal length.
         x: the state at the last time: a draw from the prior, or one noised in part.
         eta: stochasticity, 1 exact, 0 deterministic; for a Joint, one number or a structure.
