@@ -4,7 +4,7 @@ A process noises points of a space and knows its bridge, the law of x_s given x_
 guesses x_0; sampling alternates the guess and a step of the bridge towards it.
 """
 
-from bridges._draw import Draws
+from bridges._draw import Draws, GivenDraws, StreamDraws
 from bridges.angle import WrappedBrownianDiffusion
 from bridges.categorical import UniformDiscreteDiffusion
 from bridges.clock import Clock, GeometricClock, LinearClock, PowerClock, timeschedule
@@ -21,6 +21,7 @@ __all__ = [
     "Draws",
     "GaussianProcess",
     "GeometricClock",
+    "GivenDraws",
     "Joint",
     "LinearClock",
     "Loss",
@@ -29,6 +30,7 @@ __all__ = [
     "Process",
     "RotationDiffusion",
     "Step",
+    "StreamDraws",
     "UniformDiscreteDiffusion",
     "WrappedBrownianDiffusion",
     "sample_backward",

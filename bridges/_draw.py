@@ -8,6 +8,7 @@ models are secretly time-agnostic masked models and exploit inaccurate categoric
 2024).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias, final
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor
 
 from bridges._shapes import describe, positive
+
+STEP: Final = -0x61C8864680B583EB
+"""The odd number nearest to 2⁶⁴ over the golden ratio, as a signed integer."""
 
 MAX_ROUNDS: Final = 10_000
 """Rounds after which a rejection sampler gives up on the host; 1 % acceptance ends long before."""
@@ -31,6 +35,14 @@ class Draws(ABC):
     @abstractmethod
     def uniform(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Draw uniform numbers in [0, 1)."""
+
+    def fork(self, count: int) -> "Draws":
+        """Return draws for one rejection loop over `count` rows, the batch flattened."""
+        return self
+
+    def rows(self, index: Tensor) -> "Draws":
+        """Return the draws of some rows of a fork, as its next rounds see them."""
+        return self
 
     def categorical(self, logits: Tensor) -> Tensor:
         r"""Draw tokens with probabilities softmax(logits).
@@ -78,8 +90,135 @@ class TemperedDraws(Draws):
     def uniform(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
         return self.draws.uniform(shape, dtype, device)
 
+    def fork(self, count: int) -> "TemperedDraws":
+        return TemperedDraws(self.draws.fork(count), self.scale)
+
+    def rows(self, index: Tensor) -> "TemperedDraws":
+        return TemperedDraws(self.draws.rows(index), self.scale)
+
     def categorical(self, logits: Tensor) -> Tensor:
         return self.draws.categorical(logits / self.scale)
+
+
+@final
+class GivenDraws(Draws):
+    """Noise that was drawn before, given as tensors and used up in order.
+
+    For compiled code, for replaying a run, and for tests that walk through all the noise there is.
+
+    Args:
+        normals: standard normals, one tensor for each time a method asks.
+        uniforms: numbers in [0, 1), likewise.
+
+    Raises:
+        ValueError: when a method asks for more, or for another shape, than was given.
+
+    >>> from bridges import OrnsteinUhlenbeckDiffusion
+    >>> noise = GivenDraws(normals=[torch.zeros(2)])
+    >>> OrnsteinUhlenbeckDiffusion(0.0).sample_forward(torch.ones(2), 2.0, generator=noise)
+    tensor([0.3679, 0.3679])
+    """
+
+    def __init__(self, normals: Sequence[Tensor] = (), uniforms: Sequence[Tensor] = ()) -> None:
+        self._normals = iter(normals)
+        self._uniforms = iter(uniforms)
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        return _given(next(self._normals, None), shape, "normals").to(device, dtype)
+
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        return _given(next(self._uniforms, None), shape, "uniforms").to(device, dtype)
+
+
+def _given(noise: Tensor | None, shape: Sequence[int], name: str) -> Tensor:
+    if noise is None or noise.shape != tuple(shape):
+        got = "none left" if noise is None else describe(noise)
+        raise ValueError(f"Expected {name} to hold a tensor of shape {tuple(shape)}; got {got}.")
+    return noise
+
+
+@final
+class StreamDraws(Draws):
+    """A stream of random numbers per sample: sample i depends on the seed and on i alone.
+
+    However the samples are batched, and whatever their neighbours do, sample i comes out the same.
+    The numbers are a hash of (seed, i, draw, element), so nothing is looped over and any device
+    will do.
+
+    References:
+        Steele, Lea & Flood, Fast splittable pseudorandom number generators, 2014 (the mixing
+        function).
+
+    Args:
+        seed: any integer of 64 bits.
+        samples: int64 numbers i of the samples, shape (B,): the first dimension of every state.
+
+    Raises:
+        ValueError: when a method asks for a shape that does not begin with a multiple of B.
+
+    >>> from bridges import OrnsteinUhlenbeckDiffusion
+    >>> process = OrnsteinUhlenbeckDiffusion(0.0)
+    >>> both = process.sample_prior((2, 3), generator=StreamDraws(7, torch.tensor([4, 9])))
+    >>> one = process.sample_prior((1, 3), generator=StreamDraws(7, torch.tensor([9])))
+    >>> bool((both[1] == one[0]).all())
+    True
+    """
+
+    def __init__(self, seed: int, samples: Tensor) -> None:
+        self._keys = _mix(samples * STEP + _signed(seed))
+        self._count = 0
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        u, angle = (self.uniform(shape, torch.float64, device) for _ in range(2))
+        return (torch.sqrt(-2 * torch.log1p(-u)) * torch.cos(2 * math.pi * angle)).to(dtype)
+
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        self._count += 1
+        keys = _mix(
+            self._rows(shape[0] if len(shape) else 0).to(device) + _signed(self._count * STEP)
+        )
+        element = torch.arange(math.prod(shape[1:]), device=device)
+        bits: Tensor = _mix(keys.unsqueeze(-1) + (element + 1) * STEP).reshape(tuple(shape))
+        digits = 24 if dtype == torch.float32 else 53
+        return ((bits >> (64 - digits)) & (2**digits - 1)).to(dtype) * math.ldexp(1.0, -digits)
+
+    def fork(self, count: int) -> "StreamDraws":
+        self._count += 1
+        return self._child(_mix(self._rows(count) + _signed(-self._count * STEP)), 0)
+
+    def rows(self, index: Tensor) -> "StreamDraws":
+        return self._child(self._keys[index.to(self._keys.device)], self._count)
+
+    def _child(self, keys: Tensor, count: int) -> "StreamDraws":
+        child = StreamDraws(0, keys[:0])
+        child._keys, child._count = keys, count
+        return child
+
+    def _rows(self, count: int) -> Tensor:
+        """Return a key for each of `count` rows, equally many of them to each sample."""
+        own = len(self._keys)
+        if own == 0 or count % own:
+            if count == 0:
+                return self._keys[:0]
+            raise ValueError(
+                f"Expected a shape to begin with a multiple of {own} samples; got {count}."
+            )
+        each = torch.arange(count // own, device=self._keys.device)
+        return (
+            _mix(self._keys.unsqueeze(-1) + each * STEP).reshape(-1) if count > own else self._keys
+        )
+
+
+def _signed(number: int) -> int:
+    """Wrap a number around into 64 signed bits."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """Scramble 64 bits, one to one (SplitMix64); sums and products wrap around."""
+    bits = (bits ^ ((bits >> 30) & (2**34 - 1))) * -0x40A7B892E31B1A47
+    bits = (bits ^ ((bits >> 27) & (2**37 - 1))) * -0x6B2FB644ECCEEE15
+    return bits ^ ((bits >> 31) & (2**33 - 1))
 
 
 Generator: TypeAlias = torch.Generator | Draws | None
@@ -98,7 +237,10 @@ def as_draws(generator: Generator) -> Draws:
 
 
 def first_accepted(
-    propose: Callable[..., tuple[Tensor, Tensor]], rows: Sequence[Tensor], rounds: int
+    propose: Callable[..., tuple[Tensor, Tensor]],
+    rows: Sequence[Tensor],
+    draws: Draws,
+    rounds: int,
 ) -> Tensor:
     """Propose for every row until it accepts.
 
@@ -108,22 +250,27 @@ def first_accepted(
     keep the last proposal.
 
     Args:
-        propose: maps rows to proposals (N, …) and whether each is accepted (N,).
+        propose: `propose(draws, *rows)` returns proposals (N, …) and whether each is accepted (N,).
         rows: tensors (N, …) that the proposals depend on.
+        draws: the source of randomness.
         rounds: how often a device proposes.
     """
-    value, done = propose(*rows)
+    draws = draws.fork(len(rows[0]))
+    value, done = propose(draws, *rows)
     if value.device.type != "cpu":
         for _ in range(rounds - 1):
-            proposal, accepted = propose(*rows)
+            proposal, accepted = propose(draws, *rows)
             value = torch.where(done.reshape(-1, *[1] * (value.ndim - 1)), value, proposal)
             done = done | accepted
         return value
-    waiting = (~done).nonzero().squeeze(-1)
+    refused = (~done).nonzero().squeeze(-1)
+    waiting = refused
     for _ in range(MAX_ROUNDS):
         if waiting.numel() == 0:
-            return value
-        proposal, accepted = propose(*(row[waiting] for row in rows))
+            break
+        draws = draws.rows(refused)
+        proposal, accepted = propose(draws, *(row[waiting] for row in rows))
         value = value.index_copy(0, waiting, proposal)
-        waiting = waiting[~accepted]
+        refused = (~accepted).nonzero().squeeze(-1)
+        waiting = waiting[refused]
     return value

@@ -91,13 +91,13 @@ def sample_kernel(
     rows = torch.empty(count, 0, dtype=dtype, device=device)
     per_row = v if v.ndim == 0 else v.expand(shape).reshape(count)
 
-    def propose(row: Tensor, *own: Tensor) -> tuple[Tensor, Tensor]:
+    def propose(draws: Draws, row: Tensor, *own: Tensor) -> tuple[Tensor, Tensor]:
         rot, keep = _proposal(own[0] if own else v, row.shape[:1], draws, dtype, device)
         return rot, draws.uniform(row.shape[:1], dtype, device) < keep
 
     acceptance = math.exp(-min(v.item(), SWITCH) / 8) if on_host(v) else 0.68
     given = (rows,) if v.ndim == 0 else (rows, per_row)
-    return first_accepted(propose, given, _rounds(acceptance)).reshape(*shape, 3, 3)
+    return first_accepted(propose, given, draws, _rounds(acceptance)).reshape(*shape, 3, 3)
 
 
 def sample_between(target: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor:
@@ -125,7 +125,7 @@ def sample_between(target: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor
     # more often.
     lift: tuple[Tensor, ...] = () if sides else _lift(rotvec, a + b, draws)
 
-    def propose(rotvec: Tensor, *row: Tensor) -> tuple[Tensor, Tensor]:
+    def propose(draws: Draws, rotvec: Tensor, *row: Tensor) -> tuple[Tensor, Tensor]:
         a_row, b_row = row[-2:] if own else (a, b)
         if sides:
             return _by_sides(rotvec, a_row, b_row, draws)
@@ -139,7 +139,7 @@ def sample_between(target: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor
         return rot, torch.where(chosen, by_sides[1], by_lift[1])
 
     rows = (rotvec, *lift, *own)
-    return first_accepted(propose, rows, _rounds(acceptance)).reshape(*shape, 3, 3)
+    return first_accepted(propose, rows, draws, _rounds(acceptance)).reshape(*shape, 3, 3)
 
 
 def _rounds(acceptance: float) -> int:

@@ -56,8 +56,8 @@ class IndependentJumps(Process):
         """Return the law of x_s given x_0 and x_t, as `sample_bridge` draws it.
 
         Args:
-            x_0: tokens (*B,).
-            x_t: tokens (*B,).
+            x_0: tokens, shape `(*B,)`.
+            x_t: tokens, shape `(*B,)`.
             s: time, 0 ≤ s ≤ t.
             t: time of x_t, positive.
 
