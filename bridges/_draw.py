@@ -180,7 +180,8 @@ class StreamDraws(Draws):
         element = torch.arange(math.prod(shape[1:]), device=device)
         bits: Tensor = _mix(keys.unsqueeze(-1) + (element + 1) * STEP).reshape(tuple(shape))
         digits = 24 if dtype == torch.float32 else 53
-        return ((bits >> (64 - digits)) & (2**digits - 1)).to(dtype) * math.ldexp(1.0, -digits)
+        top: Tensor = (bits >> (64 - digits)) & (2**digits - 1)
+        return top.to(dtype) * math.ldexp(1.0, -digits)
 
     def fork(self, count: int) -> "StreamDraws":
         self._count += 1
@@ -250,7 +251,7 @@ def first_accepted(
     keep the last proposal.
 
     Args:
-        propose: `propose(draws, *rows)` returns proposals (N, …) and whether each is accepted (N,).
+        propose: `propose(draws, *rows)` returns proposals (N, …) and which are accepted (N,).
         rows: tensors (N, …) that the proposals depend on.
         draws: the source of randomness.
         rounds: how often a device proposes.

@@ -8,6 +8,7 @@ import json
 import os
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -15,20 +16,18 @@ from torch import Tensor
 TENSORS, FACTS = "checkpoint.safetensors", "checkpoint.json"
 
 
-def save(folder: Path, state: dict[str, Tensor], seed: int, size: dict[str, int]) -> None:
+def save(folder: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write a checkpoint into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"seed": seed, "size": size, "step": int(state["plan"][0])}
     save_file({key: value.contiguous() for key, value in state.items()}, folder / f".{TENSORS}")
     (folder / f".{FACTS}").write_text(json.dumps(facts, indent=2) + "\n")
     for name in (TENSORS, FACTS):
         os.replace(folder / f".{name}", folder / name)
 
 
-def load(folder: Path) -> tuple[dict[str, Tensor], int, dict[str, int]]:
-    """Read the state, the seed and the size from a folder."""
-    facts = json.loads((folder / FACTS).read_text())
-    return load_file(folder / TENSORS), facts["seed"], facts["size"]
+def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the state and the facts from a folder."""
+    return load_file(folder / TENSORS), json.loads((folder / FACTS).read_text())
 
 
 def exists(folder: Path) -> bool:

@@ -16,14 +16,17 @@ from fragments.data import Batch
 from fragments.network import null_prediction
 from fragments.process import PARTS, State, Times, as_batch, shapes
 
-Model = Callable[[State, Times | Tensor, State], State]
+CHUNK = 64  # fragments generated at once
+
+Model = Callable[[State, Times, State], State]
+Masks = dict[str, Tensor]
 
 
-def run(
+def walk(
     model: Model,
     process: Process,
     given: State,
-    free: dict[str, Tensor],
+    free: Masks,
     steps: int,
     generator: torch.Generator,
 ) -> Iterator[Step]:
@@ -32,7 +35,7 @@ def run(
     Args:
         model: the network.
         process: the process of whole fragments.
-        given: a clean state; what stands where all is free does not matter.
+        given: a clean state; where all is free it does not matter what stands there.
         free: for each part which residues to generate, shape (B, L), bool.
         steps: how many steps.
         generator: the source of randomness.
@@ -42,29 +45,73 @@ def run(
     """
     count, length = given["seq"].shape
     noise = process.sample_prior(shapes(count, length), generator=generator)
-    start = {part: choose(free[part], noise[part], given[part]) for part in PARTS}
+    start = {part: _choose(free[part], noise[part], given[part]) for part in PARTS}
 
-    def guess(x_t: State, t: Tensor, previous: State) -> State:
+    def told(x_t: State, t: Tensor, previous: State) -> State:
         return model(x_t, {part: t.unsqueeze(-1) * free[part] for part in PARTS}, previous)
 
-    closed = selfconditioned(guess, null_prediction(count, length))
+    guess = selfconditioned(told, null_prediction(count, length))
     grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     with torch.no_grad():
-        yield from trajectory(closed, process.where(free), grid, start, generator=generator)
+        yield from trajectory(guess, process.where(free), grid, start, generator=generator)
 
 
-def choose(mask: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
-    """Elements of one state where a mask over (B, L) is true, and of the other elsewhere."""
-    return torch.where(mask.reshape(*mask.shape, *[1] * (inside.ndim - 2)), inside, outside)
+def sample(
+    model: Model,
+    process: Process,
+    given: State,
+    free: Masks,
+    steps: int,
+    generator: torch.Generator,
+) -> tuple[State, State]:
+    """The last state of :func:`walk`, and the last guess behind it, a chunk at a time."""
+    ends, guesses = [], []
+    for first in range(0, len(given["seq"]), CHUNK):
+        rows = slice(first, first + CHUNK)
+        *_, last = walk(model, process, _rows(given, rows), _rows(free, rows), steps, generator)
+        ends.append(last.x_s)
+        guesses.append(last.prediction)
+    return _joined(ends), _joined(guesses)
 
 
-def everything(count: int, length: int) -> tuple[State, dict[str, Tensor]]:
-    """A state of zeros and masks that leave all of it free."""
-    free = torch.ones(count, length, dtype=torch.bool)
+def everything(count: int, length: int) -> tuple[State, Masks]:
+    """A placeholder to give to :func:`sample`, and masks that leave all of it free."""
     blank = {
         "pos": torch.zeros(count, length, 3),
         "rot": torch.eye(3).repeat(count, length, 1, 1),
         "seq": torch.zeros(count, length, dtype=torch.int64),
         "psi": torch.zeros(count, length),
     }
-    return blank, dict.fromkeys(PARTS, free)
+    return blank, dict.fromkeys(PARTS, torch.ones(count, length, dtype=torch.bool))
+
+
+def movie(
+    model: Model, process: Process, length: int, steps: int, generator: torch.Generator
+) -> Batch:
+    """Every state on the way to one fragment, from noise to data, with its last sequence.
+
+    Returns:
+        Atoms N, CA, C, O (steps, L, 4, 3) in angstrom and types (L,).
+    """
+    states = [step.x_s for step in walk(model, process, *everything(1, length), steps, generator)]
+    frames = as_batch(_joined(states))
+    return {"coords": frames["coords"], "seq": frames["seq"][-1]}
+
+
+def write_fragments(folder: Path, batch: Batch) -> None:
+    """Write one PDB file for each fragment: 0001.pdb, 0002.pdb and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, (coords, seq) in enumerate(zip(batch["coords"], batch["seq"], strict=True), 1):
+        write_backbone(folder / f"{index:04d}.pdb", coords, seq)
+
+
+def _choose(mask: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
+    return torch.where(mask.reshape(*mask.shape, *[1] * (inside.ndim - 2)), inside, outside)
+
+
+def _rows(state: State, rows: slice) -> State:
+    return {part: value[rows] for part, value in state.items()}
+
+
+def _joined(states: list[State]) -> State:
+    return {part: torch.cat([state[part] for state in states]) for part in states[0]}

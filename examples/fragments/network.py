@@ -17,7 +17,9 @@ from fragments.process import PARTS, UNIT, State, Times, pos_moments, psi_varian
 
 KINDS = len(RESIDUES)
 TIME_SIZE = len(PARTS) * (2 + 2 * WAVES)
-EXTRA = 2 * KINDS + 4 + 3 + 6 + 1  # types twice, two angles, the origin, the last guess, whether any
+EXTRA = (
+    2 * KINDS + 4 + 3 + 6 + 1
+)  # types twice, two angles, the origin, the last guess, whether any
 
 
 def null_prediction(count: int, length: int) -> State:
@@ -81,7 +83,11 @@ class Denoiser(nn.Module):
         clock = torch.cat([time_features(times[part]) for part in PARTS], -1)
         h = self.embed(
             torch.cat(
-                (clock, _residue_features(x_t, previous, chain, last, known), known * _around(last)[1]),
+                (
+                    clock,
+                    _residue_features(x_t, previous, chain, last, known),
+                    known * _around(last)[1],
+                ),
                 -1,
             )
         )
@@ -98,7 +104,9 @@ class Denoiser(nn.Module):
 
     def _start(self, x_t: State, times: Times) -> tuple[Chain, Tensor]:
         """Where the chain starts from, and how far it may have to move (Å) and turn (rad)."""
-        guess, left = features.linear_guess(x_t["pos"], *pos_moments(times["pos"]), self.covariance)
+        guess, left = features.linear_guess(
+            x_t["pos"], *pos_moments(times["pos"]), self.covariance
+        )
         variance = rot_variance(times["rot"])
         spread = torch.stack((left * UNIT, (variance / (1 + variance)).sqrt()), -1)
         return Chain(guess * UNIT, x_t["rot"]), spread

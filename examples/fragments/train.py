@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ from fragments.process import UNIT, as_state, fragment_process
 BATCH = 32
 RATE, WARM_UP, CLIP = 2e-3, 100, 2.0
 DECAY = 0.997  # of the moving average of the weights
-SAVE_EVERY = 200  # steps
-PLAN_EVERY = 25  # steps
+SAVE_EVERY, ESTIMATE_EVERY = 200, 25  # steps
+FIRST_ESTIMATE = 1000  # steps that a plan in minutes begins with
 
 
 def chain_covariance(fragments: Fragments) -> Tensor:
@@ -57,6 +57,7 @@ class Run:
         self.generator = torch.Generator().manual_seed(seed)
         self.process = fragment_process()
         self.step = self.first = self.last = 0  # steps done; where the plan begins and ends
+        self.minutes = 0.0  # that the plan may take; 0 for a plan in steps
         self.seconds = 0.0  # spent since the plan began
         self.history: dict[str, list[float]] = {"step": []}
 
@@ -105,8 +106,8 @@ class Run:
             found |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
         for key, values in self.history.items():
             found[f"history.{key}"] = torch.tensor(values, dtype=torch.float64)
-        numbers = [self.step, self.first, self.last, self.seconds]
-        return {**found, "plan": torch.tensor(numbers, dtype=torch.float64)}
+        plan = [self.step, self.first, self.last, self.minutes, self.seconds]
+        return {**found, "plan": torch.tensor(plan, dtype=torch.float64)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take over what :meth:`state` returned."""
@@ -119,7 +120,7 @@ class Run:
         plain["state"] = {int(index): values for index, values in moments.items()}
         self.optimizer.load_state_dict(plain)
         self.history = {key: values.tolist() for key, values in groups["history"].items()}
-        step, first, last, self.seconds = state["plan"].tolist()
+        step, first, last, self.minutes, self.seconds = state["plan"].tolist()
         self.step, self.first, self.last = int(step), int(first), int(last)
 
     def finished(self) -> bool:
@@ -127,25 +128,46 @@ class Run:
         return self.step >= self.last
 
     def plan_steps(self, steps: int) -> None:
-        """Plan so many steps more, with a learning rate that starts again."""
-        self.first, self.last, self.seconds = self.step, self.step + steps, 0.0
+        """Plan so many steps more, with a learning rate that falls to 0 over them."""
+        self.first, self.last = self.step, self.step + steps
+        self.minutes = self.seconds = 0.0
+
+    def plan_minutes(self, minutes: float) -> None:
+        """Plan for a time; how many steps it holds is estimated again and again from the speed."""
+        self.plan_steps(FIRST_ESTIMATE)
+        self.minutes = minutes
+
+    def spend(self, seconds: float) -> None:
+        """Count the time of a step and estimate the end of a plan in minutes."""
+        self.seconds += seconds
+        done = self.step - self.first
+        if self.minutes and done % ESTIMATE_EVERY == 0:
+            whole = round(done * 60 * self.minutes / self.seconds)
+            self.last = self.first + max(done, whole)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a run from the checkpoint in a folder."""
+        state, facts = checkpoint.load(folder)
+        run = cls(Fragments.load("train", facts["length"]), facts["seed"], **facts["size"])
+        run.restore(state)
+        return run
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint into a folder."""
+        facts = {"length": self.data.length, "seed": self.seed, "size": self.size}
+        checkpoint.save(folder, self.state(), {**facts, "step": self.step})
 
 
-def train(run: Run, folder: Path, minutes: float | None = None) -> Iterator[dict[str, float]]:
+def train(run: Run, folder: Path) -> Iterator[dict[str, float]]:
     """Walk a run to the end of its plan, and yield the parts of the loss at every step.
 
-    Args:
-        run: what to train; saved into the folder now and then, and at the end.
-        folder: where to.
-        minutes: the time that the plan may take; its end is estimated again and again from the speed.
-            None for a plan in steps.
+    The run is saved into the folder now and then, and at the end.
     """
     while not run.finished():
         start = time.perf_counter()
-        yield run.advance()
-        run.seconds += time.perf_counter() - start
-        done = run.step - run.first
-        if minutes is not None and done % PLAN_EVERY == 0:
-            run.last = run.first + max(done, round(done * 60 * minutes / run.seconds))
+        parts = run.advance()
+        run.spend(time.perf_counter() - start)
         if run.step % SAVE_EVERY == 0 or run.finished():
-            checkpoint.save(folder, run.state(), run.seed, run.size)
+            run.save(folder)
+        yield parts
