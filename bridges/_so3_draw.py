@@ -187,7 +187,7 @@ def _lift(rotvec: Tensor, v: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Draw one of the two lifts of D to SU(2), as an angle in [0, 2π] and an axis."""
     angle = _so3.safe_norm(rotvec)
     zero = angle == 0
-    pole = torch.tensor([1.0, 0.0, 0.0], dtype=rotvec.dtype, device=rotvec.device)
+    pole = torch.eye(3, dtype=rotvec.dtype, device=rotvec.device)[0]
     axis = rotvec / torch.where(zero, 1.0, angle).unsqueeze(-1)
     axis = torch.where(zero.unsqueeze(-1), pole, axis)
     p_far = far_lift(angle, cast(v, angle))

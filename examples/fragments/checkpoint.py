@@ -1,7 +1,7 @@
 """Checkpoints: one file of tensors and a small one that says what they are.
 
-The tensors hold all that changes in a run; the small file holds what does not. Both are written beside their
-place and renamed into it, so that an interruption leaves the older ones whole.
+The tensors hold all that changes in a run; the small file holds what does not. Both are written
+beside their place and renamed into it, so that an interruption leaves the older ones whole.
 """
 
 import json

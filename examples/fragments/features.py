@@ -1,16 +1,17 @@
 r"""What a network may know about a chain of frames without knowing how it is turned.
 
-Everything is measured in the local frames of the residues, so it does not change when the fragment is
-rotated. Lengths are in angstrom. `pos` is (B, L, 3), `rot` is (B, L, 3, 3).
+Everything is measured in the local frames of the residues, so it does not change when the
+fragment is rotated. Lengths are in angstrom. `pos` is (B, L, 3), `rot` is (B, L, 3, 3).
 
-The best linear guess of positions from noisy ones uses how the positions of a chain vary together. With
-:math:`x_0 \sim N(0, \Sigma)` for each axis and :math:`x_t = A x_0 + S^{1/2} z`, A and S diagonal,
+The best linear guess of positions from noisy ones uses how the positions of a chain vary
+together. With :math:`x_0 \sim N(0, \Sigma)` for each axis and :math:`x_t = A x_0 + S^{1/2} z`, A
+and S diagonal,
 
 .. math:: \hat x = K x_t, \qquad K = \Sigma A (A \Sigma A + S)^{-1}, \qquad
     \operatorname{var}(x_0 \mid x_t) = \Sigma - K A \Sigma .
 
-It takes the place of the skip connection :math:`\alpha\sigma_d^2/(\alpha^2\sigma_d^2+\sigma^2)` of one number.
-Since :math:`\Sigma 1 = 0`, the guess has zero mean.
+It takes the place of the skip connection :math:`\alpha\sigma_d^2/(\alpha^2\sigma_d^2+\sigma^2)`
+of one number. Since :math:`\Sigma 1 = 0`, the guess has zero mean.
 """
 
 import torch
@@ -44,12 +45,12 @@ def linear_guess(
     cross = covariance * alpha.unsqueeze(-2)
     total = alpha.unsqueeze(-1) * cross + torch.diag_embed(variance + 1e-7)
     gain = torch.linalg.solve(total, cross.mT).mT
-    left = torch.diagonal(covariance - gain @ cross.mT, dim1=-2, dim2=-1)
-    return gain @ x_t, left.clamp(min=0).sqrt()
+    left = torch.diagonal(covariance - gain @ cross.mT, dim1=-2, dim2=-1).clamp(min=0)
+    return gain @ x_t, torch.where(variance > 0, left, 0.0).sqrt()
 
 
 def take_out_mean(x: Tensor, spread: Tensor) -> Tensor:
-    """Bring positions to zero mean by moving those that are uncertain, in proportion to spread²."""
+    """Bring positions to zero mean by moving those that are uncertain, as spread² says."""
     weight = spread.square().unsqueeze(-1)
     share = weight / (weight.sum(-2, keepdim=True) + 1e-9)
     return x - share * x.sum(-2, keepdim=True)
@@ -79,9 +80,10 @@ def frame_atoms(pos: Tensor, rot: Tensor) -> Tensor:
 
 
 def bonds(near: Tensor, there: Tensor) -> Tensor:
-    """Vectors from atoms of each residue to bonded ones, in its frame, (B, L, 8, 3); 0 past the ends.
+    """Vectors from atoms of each residue to bonded ones, in its frame, (B, L, 8, 3).
 
-    Four to the next residue, then four to the one before: C-N, CA-N, C-CA, CA-CA.
+    Four to the next residue, then four to the one before: C-N, CA-N, C-CA, CA-CA. Zero past the
+    ends.
     """
     after, before = near[:, :, REACH], near[:, :, REACH - 1]
     others = torch.cat((after[:, :, [0, 0, 1, 1]], before[:, :, [2, 1, 2, 1]]), -2)
@@ -93,7 +95,7 @@ def strains(bond: Tensor) -> tuple[Tensor, Tensor]:
     """How much longer each of the :func:`bonds` is than ideal.
 
     Returns:
-        The excess along the bond, (B, L, 8, 3), and its length, negative where too short, (B, L, 8).
+        The excess along the bond, (B, L, 8, 3), and as a length, (B, L, 8), negative if too short.
     """
     length = torch.linalg.vector_norm(bond, dim=-1)
     excess = torch.where(length > 0, length - bond.new_tensor(BONDS * 2), 0.0)
@@ -112,7 +114,7 @@ def local_features(near: Tensor, excess: Tensor) -> Tensor:
 
 
 def pair_features(pos: Tensor, rot: Tensor) -> Tensor:
-    """Atoms of j in the frame of i and a radial basis of the distance, shape (B, L, L, PAIR_SIZE)."""
+    """Atoms of j in the frame of i, radial basis of the distance, (B, L, L, PAIR_SIZE)."""
     atoms = frame_atoms(pos, rot).flatten(1, 2)
     local = (atoms.unsqueeze(1) - pos.unsqueeze(2)) @ rot
     local = local.unflatten(2, (-1, 3))

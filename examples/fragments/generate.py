@@ -1,7 +1,7 @@
 """Generation: whole fragments, and fragments of which a part is given.
 
-All of it is the same model and the same process. What differs is which parts start from noise, on which
-elements the process moves, and the times that the model is told.
+All of it is the same model and the same process. What differs is which parts start from noise, on
+which elements the process moves, and the times that the model is told.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,20 +40,20 @@ def walk(
         steps: how many steps.
         generator: the source of randomness.
 
-    Yields:
+    Returns:
         The steps, from the noisiest to the last, which holds the result.
     """
     count, length = given["seq"].shape
     noise = process.sample_prior(shapes(count, length), generator=generator)
     start = {part: _choose(free[part], noise[part], given[part]) for part in PARTS}
 
+    @torch.no_grad()
     def told(x_t: State, t: Tensor, previous: State) -> State:
         return model(x_t, {part: t.unsqueeze(-1) * free[part] for part in PARTS}, previous)
 
     guess = selfconditioned(told, null_prediction(count, length))
     grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    with torch.no_grad():
-        yield from trajectory(guess, process.where(free), grid, start, generator=generator)
+    return trajectory(guess, process.where(free), grid, start, generator=generator)
 
 
 def sample(

@@ -74,7 +74,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulate.weight)
 
     def forward(self, h: Tensor, bias: Tensor, pair: Tensor, times: Tensor) -> Tensor:
-        """Map h (B, L, W) to the same shape; `times` (B, L, condition) are the features of time."""
+        """Map h (B, L, W) to the same shape; `times` (B, L, condition) are time features."""
         scale_a, shift_a, scale_b, shift_b = self.modulate(times).chunk(4, -1)
         h = h + self.attention(self.norms[0](h) * (1 + scale_a) + shift_a, bias, pair)
         return h + self.mlp(self.norms[1](h) * (1 + scale_b) + shift_b)
@@ -95,14 +95,14 @@ class FrameUpdate(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, h: Tensor, chain: Chain, strain: Tensor, spread: Tensor) -> Chain:
-        """Return the chain moved; `spread` (B, L, 2) scales the free move in Å and the turn in rad."""
-        h = self.norm(h)
-        move, turn = (self.free(h).unflatten(-1, (2, 3)) * spread.unsqueeze(-1)).unbind(-2)
+        """Move the chain; `spread` (B, L, 2) scales the free move in Å and the turn in rad."""
+        h, movable = self.norm(h), (spread > 0).to(h).unsqueeze(-1)
         size = torch.linalg.vector_norm(strain + 1e-6, dim=-1, keepdim=True)
         force = strain / (1 + size)
         torque = torch.linalg.cross(features.levers().to(force).expand_as(force), force)
-        pull, twist = self.pull(h).unflatten(-1, (2, 1, 8)).unbind(-3)
-        move = move + (pull @ force).squeeze(-2)
-        turn = turn + (twist @ torque).squeeze(-2)
+        weight = self.pull(h).unflatten(-1, (2, 1, 8))
+        pulled = (weight @ torch.stack((force, torque), -3)).squeeze(-2)
+        free = self.free(h).unflatten(-1, (2, 3)) * spread.unsqueeze(-1)
+        move, turn = (free + pulled * movable).unbind(-2)
         pos = chain.pos + (chain.rot @ move.unsqueeze(-1)).squeeze(-1)
         return Chain(pos, chain.rot @ small_turn(turn))

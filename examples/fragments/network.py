@@ -1,8 +1,9 @@
-"""The network: noisy fragments in, guesses of the clean ones out, the same however they are turned.
+"""The network: noisy fragments in, guesses of the clean ones out, however they are turned.
 
-Residues attend to each other with features of pairs; between the blocks every residue moves and turns its
-own frame. Lengths inside are in angstrom. The guess starts from what is left of the noisy fragment: the best
-linear guess of the positions, the noisy frames, the noisy ψ; corrections are scaled by the noise.
+Residues attend to each other with features of pairs; between the blocks every residue moves and
+turns its own frame. Lengths inside are in angstrom. The guess starts from what is left of the
+noisy fragment: the best linear guess of the positions, the noisy frames, the noisy ψ; corrections
+are scaled by the noise.
 """
 
 from typing import Any, final
@@ -37,7 +38,7 @@ class Denoiser(nn.Module):
     """Guesses the clean fragment: positions, rotations, logits of the types, and ψ.
 
     Args:
-        covariance: of the clean positions along the chain in units of 10 Å, one axis, shape (L, L).
+        covariance: of the clean positions along the chain in units of 10 Å, one axis, (L, L).
         width: features of a residue.
         heads: attention heads.
         pair: features of a pair of residues.
@@ -114,7 +115,7 @@ class Denoiser(nn.Module):
     def _pairs(
         self, chain: Chain, last: Chain, known: Tensor
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """For each block the biases (B, heads, L, L), and the features (B, L, L, P) of the pairs."""
+        """The biases (B, heads, L, L) of each block, and the features (B, L, L, P)."""
         index = torch.arange(self.length, device=chain.pos.device)
         offset = self.offset(index - index.unsqueeze(-1) + self.length - 1)
         both = (
@@ -166,7 +167,7 @@ def _residue_features(
 
 
 def _psi(x_t: State, times: Times, turn: Tensor) -> Tensor:
-    """ψ as a turn from the noisy one: a point in the plane that starts at (1, 0), scaled by noise."""
+    """ψ as a turn from the noisy one, by a point in the plane that starts at (1, 0)."""
     variance = psi_variance(times["psi"])
     stay, go = 1 / (1 + variance), (variance / (1 + variance)).sqrt()
     return x_t["psi"] + torch.atan2(go * turn[..., 1], stay + go * turn[..., 0])

@@ -1,8 +1,8 @@
 """What training asks for: which times it visits, and how it judges a guess.
 
-Most examples share one time over all parts, as generation does. Others keep a part clean or nearly so, for
-the conditional modes: the sequence (folding), the structure (inverse folding), or all parts of a stretch of
-residues (a motif).
+Most examples share one time over all parts, as generation does. Others keep a part clean or
+nearly so, for the conditional modes: the sequence (folding), the structure (inverse folding), or
+all parts of a stretch of residues (a motif).
 """
 
 import torch
@@ -14,6 +14,7 @@ from fragments.data import Batch
 from fragments.process import PARTS, UNIT, State, Times, pos_moments, scaler
 
 MIDDLE, MIDDLE_SHARE = (0.3, 0.8), 0.6  # times at which a fragment takes shape
+EARLIEST = 0.01  # time of a part that is not clean
 JITTER = 0.05  # of the times of frames and ψ
 INDEPENDENT = 0.3  # share of examples whose tokens have a time of their own
 CLEAN_SEQ, CLEAN_STRUCTURE, MOTIF = 0.05, 0.1, 0.1  # shares of examples
@@ -27,21 +28,20 @@ def training_times(count: int, length: int, generator: torch.Generator) -> Times
     """Draw a time for each part of each residue, shape (count, length)."""
     u = torch.rand(8, count, generator=generator)
     low, high = MIDDLE
-    shared = torch.where(u[0] < MIDDLE_SHARE, low + (high - low) * u[1], u[1])
+    shared = torch.where(u[0] < MIDDLE_SHARE, low + (high - low) * u[1], u[1]).clamp(EARLIEST, 1)
     jitter = JITTER * torch.randn(2, count, generator=generator)
-    rot, psi = (shared + jitter).clamp(1e-3, 1)
-    seq = torch.where(u[2] < INDEPENDENT, u[3], shared)
-    seq = torch.where(u[4] < CLEAN_SEQ, 0.0, seq)
-    nearly = (u[4] > 1 - CLEAN_STRUCTURE) & (u[2] < 0.9)
-    times = {"pos": shared, "rot": rot, "seq": torch.where(nearly, u[3], seq), "psi": psi}
+    rot, psi = (shared + jitter).clamp(EARLIEST, 1)
+    own = EARLIEST + (1 - EARLIEST) * torch.where(u[4] > 1 - CLEAN_STRUCTURE, u[3].sqrt(), u[3])
+    seq = torch.where((u[2] < INDEPENDENT) | (u[4] > 1 - CLEAN_STRUCTURE), own, shared)
+    times = {"pos": shared, "rot": rot, "seq": torch.where(u[4] < CLEAN_SEQ, 0.0, seq), "psi": psi}
     for part in ("pos", "rot", "psi"):
-        times[part] = torch.where(nearly, 0.0, times[part])
+        times[part] = torch.where(u[4] > 1 - CLEAN_STRUCTURE, 0.0, times[part])
     free = ~_motifs(u[5:], length)
     return {part: times[part].unsqueeze(-1) * free for part in PARTS}
 
 
 def _motifs(u: Tensor, length: int) -> Tensor:
-    """Contiguous stretches of a quarter to a half of the residues, in some examples, (count, length)."""
+    """Stretches of a quarter to a half of the residues, in some examples, (count, length)."""
     size = (length * (0.25 + 0.25 * u[1])).floor()
     first = (u[2] * (length - size + 1)).floor()
     index = torch.arange(length)

@@ -1,11 +1,11 @@
 r"""The state of a fragment and the process that noises it.
 
-A fragment is a dictionary with a row for each residue: `pos`, its CA in units of 10 Å; `rot`, its frame;
-`seq`, its type; `psi`, the torsion that places O. Each part diffuses on its own space and its own clock,
-all over t in [0, 1]. Positions have zero mean.
+A fragment is a dictionary with a row for each residue: `pos`, its CA in units of 10 Å; `rot`, its
+frame; `seq`, its type; `psi`, the torsion that places O. Each part diffuses on its own space and
+its own clock, all over t in [0, 1]. Positions have zero mean.
 
-On geometric clocks equal shares of time go to every order of magnitude of the noise, and the tokens'
-linear clock keeps the sequence unknown until the backbone has taken shape.
+On geometric clocks equal shares of time go to every order of magnitude of the noise, and the
+tokens' linear clock keeps the sequence unknown until the backbone has taken shape.
 """
 
 import torch

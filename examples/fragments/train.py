@@ -50,7 +50,7 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = Denoiser(chain_covariance(data), **size)
-        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.average = copy.deepcopy(self.model)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True
         )
