@@ -38,7 +38,11 @@ class Space:
 
     def _check(self, x: State, name: str) -> None:
         self._check_shape(x, name)
-        self._check_values(x, name)
+        self._check_where(x, name, None)
+
+    def _check_where(self, x: State, name: str, mask: Tensor | None) -> None:
+        """Check the values of the points on a mask over the batch; of all points if it is None."""
+        self._check_values(x if mask is None else x[mask], name)
 
     def _check_shape(self, x: State, name: str) -> None:
         if not isinstance(x, Tensor):
@@ -68,7 +72,7 @@ class Space:
                 f"Expected the prediction to have the shape of the state, {tuple(x_t.shape)}; "
                 f"got {tuple(prediction.shape)}."
             )
-        return prediction
+        return prediction.to(x_t.dtype)
 
     def _batch_shape(self, x: Tensor) -> tuple[int, ...]:
         return tuple(x.shape[: x.ndim - self.point_ndim])

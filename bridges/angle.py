@@ -44,8 +44,9 @@ def wrap(x: Tensor, period: float) -> Tensor:
     >>> wrap(torch.tensor([0.3, 0.5, -0.7, 2.25]), 1.0)
     tensor([ 0.3000, -0.5000,  0.3000,  0.2500])
     """
-    y = x - period * torch.round(x / period)
-    return torch.where(y >= period / 2, y - period, torch.where(y < -period / 2, y + period, y))
+    half, y = period / 2, torch.fmod(x, period)
+    y = torch.where(y < -half, y + period, y)
+    return torch.where(y >= half, y - period, y)
 
 
 @final
@@ -92,7 +93,7 @@ class WrappedBrownianDiffusion(Process):
         turn = wrap(x_t - x_0, self.period)
         if eta < 1:
             keep = (s / t) ** (0.5 * (1 - eta**2))
-            turn, b = cast(keep, x_t) * turn, keep**2 * (a + b) - a
+            turn, b = cast(keep, x_t) * turn, a * torch.expm1(eta**2 * torch.log(t / s))
         if eta == 0:
             return wrap(x_0 + turn, self.period)
         a, b = (torch.clamp(v, max=self.period**2) for v in (a, b))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bridges._draw import Draws, TemperedDraws
-from bridges._shapes import State, describe, positive
+from bridges._shapes import State, describe, expand_leading, positive
 from bridges._space import expand_mask
 from bridges.clock import Clock
 from bridges.process import Process
@@ -32,6 +32,9 @@ class Wrapper(Process):
 
     def _bridge(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
         return self.process._between(x_0, x_t, s, t, eta, draws)
+
+    def _between(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
+        return self._bridge(x_0, x_t, s, t, eta, draws)
 
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> State:
         return self.process._prior(shape, draws, dtype, device)
@@ -56,8 +59,8 @@ class Wrapper(Process):
     def _score(self, x_t: State, x_0: State, t: Any) -> Any:
         return self.process._score(x_t, x_0, t)
 
-    def _check_values(self, x: State, name: str) -> None:
-        self.process._check_values(x, name)
+    def _check_where(self, x: State, name: str, mask: Tensor | None) -> None:
+        self.process._check_where(x, name, mask)
 
     def _check_dtype(self, x: Tensor, name: str) -> None:
         self.process._check_dtype(x, name)
@@ -161,13 +164,13 @@ class Partial(Wrapper):
 
     def _safe(self, x: Any, x_t: Tensor | None = None) -> Any:
         """Put zeros off the mask, where anything may stand, so that the hooks see no NaN."""
-        if not isinstance(x, Tensor):
-            return x
         like = x if x_t is None else x_t
-        batch_ndim = like.ndim - self.point_ndim
+        batch_shape = self._batch_shape(like)
+        ndim = len(batch_shape)
+        if not isinstance(x, Tensor) or x.shape[:ndim] != batch_shape:
+            return x
         mask = expand_mask(self.mask, like, self.point_ndim)
-        mask = mask.reshape(mask.shape[:batch_ndim])
-        mask = mask if mask.ndim == 0 else mask.reshape(*mask.shape, *[1] * (x.ndim - batch_ndim))
+        mask = expand_leading(mask.reshape(mask.shape[:ndim]), x.ndim)
         return torch.where(mask, x, torch.zeros_like(x))
 
     def _forward(self, x: Tensor, s: Any, t: Any, draws: Draws) -> Tensor:
@@ -176,9 +179,6 @@ class Partial(Wrapper):
     def _bridge(self, x_0: Tensor, x_t: Tensor, s: Any, t: Any, eta: Any, draws: Draws) -> Tensor:
         x_s = self.process._between(self._safe(x_0), self._safe(x_t), s, t, eta, draws)
         return self._keep(x_s, x_t)
-
-    def _between(self, x_0: Tensor, x_t: Tensor, s: Any, t: Any, eta: Any, draws: Draws) -> Tensor:
-        return self._bridge(x_0, x_t, s, t, eta, draws)
 
     def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
         safe = self._safe(prediction, x_t)
@@ -202,11 +202,11 @@ class Partial(Wrapper):
     def _score(self, x_t: Tensor, x_0: Tensor, t: Any) -> Any:
         return self._safe(self.process._score(self._safe(x_t), self._safe(x_0), t), x_t)
 
-    def _check_values(self, x: Tensor, name: str) -> None:
-        mask = expand_mask(self.mask, x, self.point_ndim)
-        batch_shape = x.shape[: x.ndim - self.point_ndim]
-        mask = mask.reshape(mask.shape[: len(batch_shape)]).expand(batch_shape)
-        self.process._check_values(x[mask], name)
+    def _check_where(self, x: Tensor, name: str, mask: Tensor | None) -> None:
+        batch_shape = self._batch_shape(x)
+        own = expand_mask(self.mask, x, self.point_ndim)
+        own = own.reshape(own.shape[: len(batch_shape)]).expand(batch_shape)
+        self.process._check_where(x, name, own if mask is None else own & mask)
 
     def _counted(self, x: Tensor, t: Any) -> Any:
         return self._safe(self.process._counted(x, t), x)

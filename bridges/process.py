@@ -70,7 +70,8 @@ class Process(Space, ABC):
         Args:
             x_0: the state at time 0, shape `(*B, *P)`.
             x_t: the state at time t, like x_0.
-            s: the time to draw at, 0 ≤ s ≤ t. At 0 the answer is x_0, at t it is x_t, exactly.
+            s: the time to draw at, 0 ≤ s ≤ t. At t the answer is x_t and at 0 it is x_0, exactly;
+                at s = t = 0 it is x_t, so that a part kept clean stays.
             t: the time of x_t.
             eta: stochasticity; 1 is the exact law, 0 deterministic.
             generator: the source of randomness.
@@ -235,9 +236,13 @@ class Process(Space, ABC):
     def _between(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
         """Draw from the bridge, with both ends pinned exactly."""
         if on_host(s, t):
-            if s.item() == 0:
-                return x_0
-            return x_t if s.item() == t.item() else self._bridge(x_0, x_t, s, t, eta, draws)
-        x_s = self._bridge(x_0, x_t, s, t, eta, draws)
-        x_s = torch.where(expand_leading((s == t).to(x_t.device), x_t.ndim), x_t, x_s)
-        return torch.where(expand_leading((s == 0).to(x_t.device), x_t.ndim), x_0, x_s)
+            if s.item() == t.item():
+                return x_t
+            return x_0 if s.item() == 0 else self._bridge(x_0, x_t, s, t, eta, draws)
+        inside = (s > 0) & (s < t)
+        x_s = self._bridge(
+            x_0, x_t, torch.where(inside, s, 0.5), torch.where(inside, t, 1.0), eta, draws
+        )
+        ndim, device = x_t.ndim, x_t.device
+        x_s = torch.where(expand_leading((s == 0).to(device), ndim), x_0, x_s)
+        return torch.where(expand_leading((s == t).to(device), ndim), x_t, x_s)

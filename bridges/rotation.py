@@ -70,7 +70,7 @@ class RotationDiffusion(Process):
         target = _so3.log(_so3.between(x_0, x_t))
         if eta < 1:
             keep = (s / t) ** (0.5 * (1 - eta**2))
-            target, b = cast(keep, x_t, 1) * target, keep**2 * (a + b) - a
+            target, b = cast(keep, x_t, 1) * target, a * torch.expm1(eta**2 * torch.log(t / s))
         if eta == 0:
             return _so3.compose(x_0, _so3.exp(target))
         return _so3.compose(x_0, sample_between(target, a, b, draws))
