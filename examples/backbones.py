@@ -104,7 +104,7 @@ def whole_fragments(run: Run, args: argparse.Namespace, generator: torch.Generat
     process, sets = fragment_process(), {}
     for name, law in (("exact", process), ("scaled", process.tempered(SCALE))):
         blank = generate.everything(args.count, length)
-        state, _ = generate.sample(run.average, law, *blank, args.reverse_steps, generator)
+        state = generate.sample(run.average, law, *blank, args.reverse_steps, generator)
         sets[name] = as_batch(state)
         generate.write_fragments(out / name, sets[name])
     movie = generate.movie(run.average, process, length, args.reverse_steps, generator)

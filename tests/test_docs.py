@@ -1,4 +1,4 @@
-"""Everything shown runs: the Python blocks of the README and of the pages, in order, page by page."""
+"""Everything shown runs: the Python blocks of the README and of the pages, page by page."""
 
 import re
 from pathlib import Path

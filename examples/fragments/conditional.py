@@ -11,7 +11,7 @@ from bridges import Process
 from bridges.protein import RESIDUES
 from fragments import geometry, metrics
 from fragments.data import Batch
-from fragments.generate import Masks, Model, sample
+from fragments.generate import Masks, Model, sample, walk
 from fragments.process import PARTS, State, as_batch, as_state
 
 MODES = ("sequence", "structure", "motif")
@@ -48,52 +48,44 @@ def generate(
     """
     native = as_state(held_out)
     free = free_parts(mode, *native["seq"].shape)
-    state, guess = sample(model, process, native, free, steps, generator)
+    state = sample(model, process, native, free, steps, generator)
     kept = [torch.equal(state[p][~free[p]], native[p][~free[p]]) for p in PARTS]
-    judge = {"sequence": _folding, "structure": _recovery, "motif": _motif}[mode]
-    numbers = judge(state, guess, native, free)
-    return as_batch(state), {"given parts kept bit for bit": float(all(kept)), **numbers}
+    numbers = {"given parts kept bit for bit": float(all(kept))}
+    if mode == "structure":
+        first = next(walk(model, process, native, free, 1, generator))
+        numbers |= _recovery(state["seq"], first.prediction["seq"].argmax(-1), native["seq"])
+    else:
+        numbers |= _folds(state, native, free)
+    return as_batch(state), numbers
 
 
-def _folding(state: State, guess: State, native: State, free: Masks) -> Numbers:
-    """How far the folds are from the native ones, and from those of other sequences."""
-    made, true = as_batch(state), as_batch(native)
-    apart = geometry.rmsd(made["coords"][:, :, 1], true["coords"][:, :, 1])
-    other = ~torch.eye(len(apart), dtype=torch.bool)
-    return {
-        "CA RMSD to the native fold (Å), median": apart.diagonal().median().item(),
-        "CA RMSD to the fold of another sequence (Å), median": apart[other].median().item(),
-        **_torsions(made, slice(None)),
-    }
-
-
-def _recovery(state: State, guess: State, native: State, free: Masks) -> Numbers:
+def _recovery(drawn: Tensor, likely: Tensor, native: Tensor) -> Numbers:
     """Share of positions with the native type, against what the composition alone would give."""
-    share = torch.bincount(native["seq"].flatten(), minlength=len(RESIDUES)).double()
-    share = share / share.sum()
+    share = torch.bincount(native.flatten(), minlength=len(RESIDUES)).double() / native.numel()
     return {
-        "positions": float(native["seq"].numel()),
-        "native types, sampled": _agreement(state["seq"], native["seq"]),
+        "positions": float(native.numel()),
+        "native types, sampled": _agreement(drawn, native),
         "native types, sampled from the composition": share.square().sum().item(),
-        "native types, most likely": _agreement(guess["seq"].argmax(-1), native["seq"]),
+        "native types, most likely": _agreement(likely, native),
         "native types, always the commonest": share.max().item(),
     }
 
 
-def _motif(state: State, guess: State, native: State, free: Masks) -> Numbers:
-    """The motif does not move; how good the torsions around it are."""
-    given = ~free["pos"][0]
-    moved = (state["pos"] - native["pos"])[:, given].norm(dim=-1).square().mean().sqrt().item()
-    return {"RMSD of the motif (Å)": moved, **_torsions(as_batch(state), ~given)}
-
-
-def _torsions(batch: Batch, where: slice | Tensor) -> Numbers:
-    x = metrics.sample(batch["coords"], batch["seq"])
-    shares = metrics.ramachandran_shares(x)
-    geometry_ = metrics.chain_geometry(x)
+def _folds(state: State, native: State, free: Masks) -> Numbers:
+    """How good the fragments are, and how far from the native ones and from what was given."""
+    made, true = as_batch(state), as_batch(native)
+    x = metrics.sample(made["coords"], made["seq"])
+    apart = geometry.rmsd(x.pos, true["coords"][:, :, 1])
+    other = ~torch.eye(len(apart), dtype=torch.bool)
+    given = (made["coords"] - true["coords"])[~free["pos"]].square().sum(-1)
+    moved = {"RMSD of the given atoms (Å)": given.mean().sqrt().item()} if len(given) else {}
     return {
-        "favoured, general class": shares["favoured, general class"] or 0.0,
-        "CA-CA in 3.6-4.0 Å": geometry_["CA-CA in 3.6-4.0 Å"] or 0.0,
+        **moved,
+        "CA RMSD to the native fragment (Å), median": apart.diagonal().median().item(),
+        "CA RMSD to another fragment (Å), median": apart[other].median().item(),
+        "favoured, general class": metrics.ramachandran_shares(x)["favoured, general class"]
+        or 0.0,
+        "CA-CA in 3.6-4.0 Å": metrics.chain_geometry(x)["CA-CA in 3.6-4.0 Å"] or 0.0,
     }
 
 

@@ -63,15 +63,14 @@ def sample(
     free: Masks,
     steps: int,
     generator: torch.Generator,
-) -> tuple[State, State]:
-    """The last state of :func:`walk`, and the last guess behind it, a chunk at a time."""
-    ends, guesses = [], []
+) -> State:
+    """The last state of :func:`walk`, a chunk of fragments at a time."""
+    ends = []
     for first in range(0, len(given["seq"]), CHUNK):
         rows = slice(first, first + CHUNK)
         *_, last = walk(model, process, _rows(given, rows), _rows(free, rows), steps, generator)
         ends.append(last.x_s)
-        guesses.append(last.prediction)
-    return _joined(ends), _joined(guesses)
+    return _joined(ends)
 
 
 def everything(count: int, length: int) -> tuple[State, Masks]:

@@ -42,8 +42,7 @@ class Denoiser(nn.Module):
         width: features of a residue.
         heads: attention heads.
         pair: features of a pair of residues.
-        stages: updates of the frames, with `depth` blocks before each.
-        depth: blocks in a stage.
+        stages: blocks, each with an update of the frames behind it.
     """
 
     covariance: Tensor
@@ -55,12 +54,11 @@ class Denoiser(nn.Module):
         width: int = 128,
         heads: int = 8,
         pair: int = 32,
-        stages: int = 3,
-        depth: int = 2,
+        stages: int = 5,
     ) -> None:
         super().__init__()
         self.register_buffer("covariance", covariance)
-        self.heads, self.pair, self.depth, self.length = heads, pair, depth, len(covariance)
+        self.heads, self.pair, self.length = heads, pair, len(covariance)
         self.embed = nn.Sequential(
             nn.Linear(TIME_SIZE + EXTRA + 2 * features.LOCAL_SIZE, 2 * width),
             nn.SiLU(),
@@ -68,10 +66,8 @@ class Denoiser(nn.Module):
         )
         self.offset = nn.Embedding(2 * self.length - 1, 2 * pair)
         self.pair_in = nn.Linear(2 * features.PAIR_SIZE, 2 * pair)
-        self.pair_out = nn.Linear(2 * pair, pair + stages * depth * heads)
-        self.blocks = nn.ModuleList(
-            Block(width, heads, pair, TIME_SIZE) for _ in range(stages * depth)
-        )
+        self.pair_out = nn.Linear(2 * pair, pair + stages * heads)
+        self.blocks = nn.ModuleList(Block(width, heads, pair, TIME_SIZE) for _ in range(stages))
         self.updates = nn.ModuleList(FrameUpdate(width) for _ in range(stages))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, KINDS + 2))
 
@@ -93,11 +89,9 @@ class Denoiser(nn.Module):
             )
         )
         biases, pair = self._pairs(chain, last, known)
-        for stage, update in enumerate(self.updates):
+        for bias, block, update in zip(biases, self.blocks, self.updates, strict=True):
             strain, local = _around(chain)
-            h = h + update.read(local)
-            for index in range(stage * self.depth, (stage + 1) * self.depth):
-                h = self.blocks[index](h, biases[index], pair, clock)
+            h = block(h + update.read(local), bias, pair, clock)
             chain = update(h, chain, strain, spread)
         pos = features.take_out_mean(chain.pos, spread[..., 0]) / UNIT
         logits, turn = self.head(h).split((KINDS, 2), -1)

@@ -17,9 +17,9 @@ MIDDLE, MIDDLE_SHARE = (0.3, 0.8), 0.6  # times at which a fragment takes shape
 EARLIEST = 0.01  # time of a part that is not clean
 JITTER = 0.05  # of the times of frames and ψ
 INDEPENDENT = 0.3  # share of examples whose tokens have a time of their own
-CLEAN_SEQ, CLEAN_STRUCTURE, MOTIF = 0.05, 0.1, 0.1  # shares of examples
+CLEAN_SEQ, CLEAN_STRUCTURE, MOTIF = 0.05, 0.15, 0.1  # shares of examples
 
-WEIGHTS = {"pos": 1.0, "rot": 4.0, "seq": 0.25, "psi": 0.5}
+WEIGHTS = {"pos": 1.0, "rot": 4.0, "seq": 0.4, "psi": 0.5}
 LOCAL_WEIGHT = 0.3
 LOCAL_CEILING, LOCAL_FLOOR = 4.0, 0.02  # variance of local positions, Å²
 
