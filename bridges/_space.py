@@ -90,6 +90,9 @@ class Space:
         """Expand named times and check that they are not negative and do not decrease."""
         expanded = [self._expand(t, x, name) for name, t in times.items()]
         names = list(times)
+        for name, time in zip(names, expanded, strict=True):
+            if not bool(time.isfinite().all()):
+                raise ValueError(f"Expected the time {name} to be finite; got {describe(time)}.")
         if bool((expanded[0] < 0).any()):
             raise ValueError(f"Expected the time {names[0]} to be at least 0; got a negative one.")
         for i in range(1, len(names)):

@@ -62,8 +62,8 @@ class Wrapper(Process):
     def _check_where(self, x: State, name: str, mask: Tensor | None) -> None:
         self.process._check_where(x, name, mask)
 
-    def _check_dtype(self, x: Tensor, name: str) -> None:
-        self.process._check_dtype(x, name)
+    def _check_shape(self, x: State, name: str) -> None:
+        self.process._check_shape(x, name)
 
     def _shape(self, shape: Any) -> Any:
         return self.process._shape(shape)
