@@ -93,7 +93,7 @@ def sample_kernel(
 
     def propose(draws: Draws, row: Tensor, *own: Tensor) -> tuple[Tensor, Tensor]:
         rot, keep = _proposal(own[0] if own else v, row.shape[:1], draws, dtype, device)
-        return rot, draws.uniform(row.shape[:1], dtype, device) < keep
+        return rot, _kept(keep, draws)
 
     acceptance = math.exp(-min(v.item(), SWITCH) / 8) if on_host(v) else 0.68
     given = (rows,) if v.ndim == 0 else (rows, per_row)
@@ -142,6 +142,11 @@ def sample_between(target: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor
     return first_accepted(propose, rows, draws, _rounds(acceptance)).reshape(*shape, 3, 3)
 
 
+def _kept(keep: Tensor, draws: Draws) -> Tensor:
+    """Keep with these probabilities; NaN is kept, so that it shows instead of waiting for ever."""
+    return ~(draws.uniform(keep.shape, keep.dtype, keep.device) >= keep)
+
+
 def _rounds(acceptance: float) -> int:
     """How often a device proposes, so that fewer than 1e-9 still wait."""
     return 1 if acceptance == 1 else math.ceil(math.log(1e-9) / math.log1p(-acceptance))
@@ -156,7 +161,7 @@ def _by_sides(rotvec: Tensor, a: Tensor, b: Tensor, draws: Draws) -> tuple[Tenso
     rot = torch.where(first, step, from_end)
     # Seen from the far end, R is at the angle of exp(rotvec) stepᵀ, whichever end is the near one.
     keep = keep * _kernel_ratio(_so3.safe_norm(_so3.log(from_end)), large)
-    return rot, draws.uniform(keep.shape, keep.dtype, keep.device) < keep
+    return rot, _kept(keep, draws)
 
 
 def _by_lift(
@@ -176,11 +181,12 @@ def _by_lift(
     side = (2 * (safe * (1 - safe)).sqrt()).unsqueeze(-1) * towards
     direction = (1 - 2 * safe).unsqueeze(-1) * axis + side
     rot = _so3.exp(r.unsqueeze(-1) * direction)
-    fits = (r < 2 * math.pi) & (rho < 2 * math.pi) & (r + rho + length < 4 * math.pi) & (q <= 1)
+    far = (r >= 2 * math.pi) | (rho >= 2 * math.pi) | (r + rho + length >= 4 * math.pi)
+    fits = ~(far | (q > 1))
     if on_host(a, b) and (a + b).item() <= ONE_LIFT:
         return rot, fits
     keep = _correction(r, cast(a, r)) * _correction(rho, cast(b, r))
-    return rot, fits & (draws.uniform(r.shape, r.dtype, r.device) < keep)
+    return rot, fits & _kept(keep, draws)
 
 
 def _lift(rotvec: Tensor, v: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

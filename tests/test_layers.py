@@ -1,0 +1,168 @@
+"""Imports flow one way: a file may import the files named beside it, all of them above it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bridges
+
+PACKAGE = Path(bridges.__file__).parent
+
+LAYERS = {
+    # helpers: shapes and times, every random draw, rotation maps and the heat kernel
+    "_shapes": "",
+    "_draw": "_shapes",
+    "_so3": "",
+    "_so3_kernel": "_shapes _so3",
+    "_so3_draw": "_shapes _draw _so3 _so3_kernel",
+    # time changes and the protocol
+    "clock": "_shapes",
+    "_space": "_shapes",
+    "process": "_shapes _draw _space clock",
+    # processes made from one process
+    "partial": "_shapes _draw _space clock process",
+    # one space a file; none imports another
+    "gaussian": "_shapes _draw process",
+    "categorical": "_shapes _draw process",
+    "angle": "_shapes _draw process",
+    "rotation": "_shapes _draw _so3 _so3_kernel _so3_draw process",
+    # several processes as one
+    "joint": "_shapes _draw clock process",
+    # guesses, losses, samplers
+    "selfcondition": "_shapes _draw",
+    "loss": "_shapes process",
+    "sampler": "_shapes _draw process selfcondition",
+    # structure files
+    "_structure_io": "",
+    "_backbone": "_structure_io",
+    "protein": "_structure_io _backbone",
+    # the laws, for the processes of users too
+    "_two_sample": "_shapes",
+    "_trial": "_shapes process _two_sample",
+    "testing": "_shapes clock process _two_sample _trial",
+}
+
+SPACES = ("gaussian", "categorical", "angle", "rotation")
+OUTSIDE = {"torch", "numpy"}
+OPTIONAL = {"biotite", "roma"}
+ALSO = {"_two_sample": {"scipy"}}
+FACTORIES = {("process", name): "partial" for name in ("where", "on", "tempered")}
+
+modules = pytest.mark.parametrize("module", LAYERS)
+
+
+def imports(module):
+    """List (what, name of the enclosing function or None) for every import of a file."""
+    found = []
+
+    def visit(node, function):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            function = node.name
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import."
+            assert [alias.name for alias in node.names] != ["*"], f"{module} has a star import."
+            inside = node.module == "bridges"
+            names = [f"bridges.{a.name}" for a in node.names] if inside else [node.module]
+            found.extend((name, function) for name in names)
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, function) for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child, function)
+
+    visit(ast.parse((PACKAGE / f"{module}.py").read_text()), None)
+    return found
+
+
+def own(name):
+    return name.split(".")[1] if name.startswith("bridges.") else None
+
+
+def test_the_table_names_every_file():
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert files == set(LAYERS)
+
+
+@modules
+def test_the_table_allows_only_files_above(module):
+    above = list(LAYERS)[: list(LAYERS).index(module)]
+    assert set(LAYERS[module].split()) <= set(above)
+
+
+@modules
+def test_a_file_imports_what_the_table_allows(module):
+    got = {own(name) for name, function in imports(module) if function is None and own(name)}
+    assert got <= set(LAYERS[module].split())
+
+
+@modules
+def test_nothing_else_is_imported_at_the_top(module):
+    roots = {name.split(".")[0] for name, function in imports(module) if function is None}
+    third = roots - set(sys.stdlib_module_names) - {"bridges"}
+    assert third <= OUTSIDE | ALSO.get(module, set())
+
+
+@modules
+def test_functions_import_only_the_factories_and_what_is_optional(module):
+    for name, function in imports(module):
+        if function is None:
+            continue
+        if own(name):
+            assert FACTORIES.get((module, function)) == own(name)
+        else:
+            assert name.split(".")[0] in OPTIONAL
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_spaces_do_not_import_one_another(space):
+    assert not {own(name) for name, _ in imports(space)} & (set(SPACES) - {space})
+
+
+@pytest.mark.parametrize("module", ["__init__", *LAYERS])
+def test_a_file_has_at_most_300_lines(module):
+    assert 1 <= len((PACKAGE / f"{module}.py").read_text().splitlines()) <= 300
+
+
+def run(code):
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_importing_is_light():
+    loaded = run("import bridges, sys; print(*{name.split('.')[0] for name in sys.modules})")
+    assert not {"roma", "biotite", "matplotlib", "scipy"} & set(loaded)
+
+
+STATE = """
+import warnings
+import numpy as np
+import torch
+
+def state():
+    return (
+        torch.get_rng_state().tolist(),
+        torch.get_default_dtype(),
+        str(torch.get_default_device()),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
+        torch.backends.cuda.matmul.allow_tf32,
+        str(np.random.get_state()),
+        str(np.geterr()),
+    )
+"""
+
+
+@pytest.mark.parametrize("module", ["bridges", "bridges.protein", "bridges.testing"])
+def test_importing_changes_no_global_state(module):
+    run(f"{STATE}\nbefore = state()\nimport {module}\nassert state() == before")
+
+
+def test_importing_adds_no_filter_for_warnings():
+    run(f"{STATE}\nn = len(warnings.filters)\nimport bridges\nassert len(warnings.filters) == n")
