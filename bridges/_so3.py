@@ -117,7 +117,7 @@ def nearest(matrix: Tensor) -> Tensor:
     index = longest[..., None, None].expand(*longest.shape, 1, 4)
     q = adjugate.gather(-2, index).squeeze(-2)
     norm = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
-    q = torch.where(norm > 0, q / norm.clamp(min=1e-300), eye[0])
+    q = torch.where(norm == 0, eye[0], q / norm.clamp(min=1e-300))
     return quat_to_matrix(q).to(matrix.dtype)
 
 

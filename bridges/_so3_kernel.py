@@ -54,13 +54,12 @@ def _decaying_sinhc(y: Tensor) -> Tensor:
     return torch.where(small, 1.0, -torch.expm1(-2 * y) / (2 * torch.where(small, 1.0, y)))
 
 
-def _decaying_sinhc_slope(y: Tensor) -> Tensor:
-    """Return e^{−y} (y cosh y − sinh y)/y² = (1 + e^{−2y} − 2 (1 − e^{−2y})/2y)/2y."""
+def _decaying_sinhc_bend(y: Tensor) -> Tensor:
+    """Return e^{−y} (y cosh y − sinh y)/y³, the slope of sinh(y)/y over y, decaying; 1/3 at 0."""
     small = y < 0.05
     safe = torch.where(small, 1.0, y)
-    e = torch.exp(-2 * safe)
-    exact = (1 + e - 2 * _decaying_sinhc(safe)) / (2 * safe)
-    series = y * (1 / 3 + y**2 * (1 / 30 + y**2 / 840)) * torch.exp(-y)
+    exact = (1 + torch.exp(-2 * safe) - 2 * _decaying_sinhc(safe)) / (2 * safe**2)
+    series = (1 / 3 + y**2 * (1 / 30 + y**2 / 840)) * torch.exp(-y)
     return torch.where(small, series, exact)
 
 
@@ -98,13 +97,10 @@ def _log_images(angle: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         y, size = shift * angle / u, 2 * shift**2 / u
         nearer = torch.exp(-shift * (0.5 * shift - angle) / u)
         total = total + (-1) ** k * images(angle, u, period, k)
-        # d/dω of 2 cosh y − size · sinh(y)/y, with dy/dω = shift/v, over ω
-        sinh = 2 * y * _decaying_sinhc(y)
-        change = (sinh - size * _decaying_sinhc_slope(y)) * (shift / u)
+        # (d/dω)(2 cosh y − size · sinh(y)/y)/ω, with y = shift · ω/v
+        change = (2 * _decaying_sinhc(y) - size * _decaying_sinhc_bend(y)) * (shift / u) ** 2
         slope = slope + (-1) ** k * nearer * change
-    safe = torch.where(angle < 1e-20, 1.0, angle)
-    by_angle = torch.where(angle < 1e-20, 0.0, slope / (total * safe))
-    by_angle = by_angle - 1 / u + _inverse_sinc_slope(angle)
+    by_angle = slope / total - 1 / u + _inverse_sinc_slope(angle)
     log_f = front - angle**2 / (2 * u) - torch.log(0.5 * sinc(0.5 * angle)) + torch.log(total)
     return log_f, by_angle
 
