@@ -94,4 +94,4 @@ def selfconditioning_estimate(
 
 def _choose(coin: Tensor, estimate: Tensor, null: Any) -> Tensor:
     null = torch.as_tensor(null, dtype=estimate.dtype, device=estimate.device)
-    return torch.where(coin.reshape(-1, *[1] * (estimate.ndim - 1)), estimate, null)
+    return torch.where(coin.reshape(-1, *[1] * (estimate.ndim - 1)), estimate, null).detach()
