@@ -168,8 +168,8 @@ def _by_lift(
     length: Tensor, axis: Tensor, a: Tensor, b: Tensor, draws: Draws
 ) -> tuple[Tensor, Tensor]:
     """Propose R by the straight bridge to one lift of D: its side lengths and its azimuth."""
-    fraction, sigma = cast(a / (a + b), axis), cast((a * b / (a + b)).sqrt(), axis)
-    noise = sigma.unsqueeze(-1) * draws.normal(axis.shape, axis.dtype, axis.device)
+    fraction, sigma = cast(a / (a + b), axis), cast((a * b / (a + b)).sqrt(), axis, 1)
+    noise = sigma * draws.normal(axis.shape, axis.dtype, axis.device)
     along = (noise * axis).sum(-1)
     perpendicular = noise - along.unsqueeze(-1) * axis
     height = _so3.safe_norm(perpendicular)

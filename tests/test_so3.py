@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from bridges import RotationDiffusion, _so3
-from bridges._so3_kernel import _log_images, _log_series, far_lift, log_heat_kernel
+from bridges._so3_kernel import _log_images, _log_series, far_lift, images, log_heat_kernel
 
 UNIT = RotationDiffusion(1.0)
 EYE = torch.eye(3, dtype=torch.float64)
@@ -176,6 +176,22 @@ def test_nan_shows_and_does_not_wait_for_ever():
     x = UNIT.sample_prior((5,), generator=torch.Generator().manual_seed(8))
     prediction = x.clone()
     prediction[2] = math.nan
-    for s, t in ((0.1, 0.3), (0.5, 2.0), (1.0, 9.0), (torch.full((5,), 0.5), torch.full((5,), 2.0))):
+    for s, t in (
+        (0.1, 0.3),
+        (0.5, 2.0),
+        (1.0, 9.0),
+        (torch.full((5,), 0.5), torch.full((5,), 2.0)),
+    ):
         x_s, _ = UNIT.sample_step(prediction, x, s, t)
         assert x_s.isnan().flatten(1).any(1).tolist() == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("v", [1e-6, 0.1, 1.0, 3.0])
+@pytest.mark.parametrize("period", [2 * math.pi, 4 * math.pi])
+def test_images_against_their_sum(v, period):
+    r = np.linspace(1e-3, period / 2, 50)
+    for k in (1, 2):
+        y = r + period * k * np.array([[-1], [1]])
+        exact = (y / r * np.exp(-(y**2 - r**2) / (2 * v))).sum(0)
+        found = images(torch.tensor(r), torch.tensor(v, dtype=torch.float64), period, k)
+        close(found, exact, 1e-9)
