@@ -8,7 +8,7 @@ from bridges._draw import Draws, GivenDraws, StreamDraws
 from bridges.angle import WrappedBrownianDiffusion
 from bridges.categorical import UniformDiscreteDiffusion
 from bridges.clock import Clock, GeometricClock, LinearClock, PowerClock, timeschedule
-from bridges.gaussian import GaussianProcess, OrnsteinUhlenbeckDiffusion
+from bridges.gaussian import OrnsteinUhlenbeckDiffusion
 from bridges.joint import Joint
 from bridges.loss import Loss, standardloss
 from bridges.process import Process
@@ -19,7 +19,6 @@ from bridges.selfcondition import selfconditioned, selfconditioning_estimate
 __all__ = [
     "Clock",
     "Draws",
-    "GaussianProcess",
     "GeometricClock",
     "GivenDraws",
     "Joint",

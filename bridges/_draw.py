@@ -18,6 +18,9 @@ from torch import Tensor
 
 from bridges._shapes import describe, positive
 
+DIGITS: Final = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
+"""Binary digits of a floating number; 53 for float64."""
+
 STEP: Final = -0x61C8864680B583EB
 """The odd number nearest to 2⁶⁴ over the golden ratio, as a signed integer."""
 
@@ -165,6 +168,10 @@ class StreamDraws(Draws):
     """
 
     def __init__(self, seed: int, samples: Tensor) -> None:
+        if not isinstance(samples, Tensor) or samples.dtype != torch.int64 or samples.ndim != 1:
+            raise TypeError(
+                f"Expected samples to be an int64 tensor of shape (B,); got {describe(samples)}."
+            )
         self._keys = _mix(samples * STEP + _signed(seed))
         self._count = 0
 
@@ -179,7 +186,7 @@ class StreamDraws(Draws):
         )
         element = torch.arange(math.prod(shape[1:]), device=device)
         bits: Tensor = _mix(keys.unsqueeze(-1) + (element + 1) * STEP).reshape(tuple(shape))
-        digits = 24 if dtype == torch.float32 else 53
+        digits = DIGITS.get(dtype, 53)
         top: Tensor = (bits >> (64 - digits)) & (2**digits - 1)
         return top.to(dtype) * math.ldexp(1.0, -digits)
 

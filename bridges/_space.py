@@ -97,9 +97,9 @@ class Space:
             raise ValueError(f"Expected the time {names[0]} to be at least 0; got a negative one.")
         for i in range(1, len(names)):
             if not bool((expanded[i - 1] <= expanded[i]).all()):
+                got = " and ".join(describe(times[name]) for name in names[i - 1 : i + 1])
                 raise ValueError(
-                    f"Expected the time {names[i - 1]} to be at most {names[i]}; got "
-                    f"{times[names[i - 1]]} and {times[names[i]]}."
+                    f"Expected the time {names[i - 1]} to be at most {names[i]}; got {got}."
                 )
         return expanded
 

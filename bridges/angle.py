@@ -54,10 +54,11 @@ def wrap(x: Tensor, period: float) -> Tensor:
 class WrappedBrownianDiffusion(Process):
     """Brownian motion on a circle. Exact; see the module for the laws.
 
-    The prior is uniform. A prediction is a point, on any turn. The error is the squared distance
-    around the circle. A point prediction is an approximation: the mean direction does not say how
-    wide the posterior is. Stochasticity `eta` below 1 follows the shorter way round, so it keeps
-    the marginal only while √v is small against the period.
+    States on other turns are taken too; what is drawn is wrapped. The prior is uniform. A
+    prediction is a point, on any turn. The error is the squared distance around the circle. A
+    point prediction is an approximation: the mean direction does not say how wide the posterior
+    is. Stochasticity `eta` below 1 follows the shorter way round, so it keeps the marginal only
+    while √v is small against the period.
 
     References:
         Jing et al., Torsional diffusion for molecular conformer generation, 2022.

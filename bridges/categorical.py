@@ -29,6 +29,9 @@ from bridges._draw import Draws
 from bridges._shapes import as_number, describe, positive
 from bridges.process import Process
 
+TOKEN_DTYPES: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+"""What tokens may be predicted in; states are int64."""
+
 BITS: Final = 1 / math.log(2)
 """Bits in a nat: Diffusions.jl measures the cross-entropy in bits."""
 
@@ -36,9 +39,9 @@ BITS: Final = 1 / math.log(2)
 class IndependentJumps(Process):
     """Tokens that jump to a fresh draw from π, each at its own times.
 
-    An integer prediction is a point; a floating one of shape `(*B, K)` is logits. `endpoint` draws
-    x̂_0 from the logits: right for a model trained with cross-entropy. The error is the
-    cross-entropy in nats.
+    An integer prediction is a point in [0, K), which is not checked in a step; a floating one of
+    shape `(*B, K)` is logits. `endpoint` draws x̂_0 from the logits: right for a model trained
+    with cross-entropy. The error is the cross-entropy in nats.
     """
 
     rate: float
@@ -103,7 +106,7 @@ class IndependentJumps(Process):
         return self._quantile(draws.uniform(shape, torch.float64, device))
 
     def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
-        if isinstance(prediction, Tensor) and not prediction.is_floating_point():
+        if isinstance(prediction, Tensor) and prediction.dtype in TOKEN_DTYPES:
             return self._point(prediction, x_t)
         return draws.categorical(self._logits(prediction, x_t))
 

@@ -62,7 +62,8 @@ class GaussianProcess(Process):
         zero = torch.zeros_like(t)
         alpha_s, alpha_t, a = self._decay(zero, s), self._decay(zero, t), self._decay(s, t)
         v_s, v_t, w = self._variance(zero, s), self._variance(zero, t), self._variance(s, t)
-        log_r_eta = -0.5 * eta**2 * torch.log1p(w / (a**2 * v_s))
+        log_r = -0.5 * torch.log1p(w / (a**2 * v_s))
+        log_r_eta = eta**2 * log_r if eta > 0 else torch.zeros_like(log_r)
         to_t = (v_s / v_t).sqrt() * torch.exp(log_r_eta)
         to_0 = alpha_s - to_t * alpha_t
         x_s = cast(to_0, x_t) * x_0 + cast(to_t, x_t) * x_t

@@ -38,7 +38,10 @@ class Joint(Process):
 
     def __init__(self, *parts: Process, **named: Process) -> None:
         if bool(parts) == bool(named):
-            raise ValueError("Expected a Joint to have parts by position or by name, not both.")
+            given = "both" if parts else "no part"
+            raise ValueError(
+                f"Expected a Joint to have parts by position or by name; got {given}."
+            )
         self.parts: tuple[Process, ...] | dict[str, Process] = named or parts
         for key, part in self._items():
             if not isinstance(part, Process):

@@ -1,12 +1,12 @@
 """Losses: weights, masks and reduction. The error itself is the process's.
 
-Each element's error is divided by the process's loss scale at its time, so that every time and
-every space weighs about the same, and averaged over the elements that count.
+Each element's error is divided by the process's loss scale at its time, which keeps the spaces in
+balance and lets high noise weigh somewhat more, and averaged over the elements that count.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from bridges._shapes import State, Time, expand_leading, leaves, map_structure
 from bridges.process import Process
 
 
+@final
 @dataclass(frozen=True)
 class Loss:
     """A loss and what it was made from.
@@ -72,8 +73,8 @@ def standardloss(
         process = process.where(mask)
     process._check(x_0, "x_0")
     (expanded,) = process._times(x_0, t=t)
-    error = process._error(prediction, x_0, x_t, expanded)
     counted = process._counted(x_0, expanded)
+    error = process.where(counted)._error(prediction, x_0, x_t, expanded)
     scale = process.loss_scale(t) if scaler is None else scaler(process, t)
     scale = scale if _alike(scale, error) else map_structure(lambda e: scale, error)
     sums = map_structure(_weighted_sum, error, scale, counted)
@@ -90,4 +91,5 @@ def _weighted_sum(error: Tensor, scale: Any, counted: Tensor) -> Tensor:
     scale = torch.as_tensor(scale, device=error.device)
     scale = expand_leading(scale.to(error.dtype), error.ndim).expand_as(error)
     kept = torch.where(counted, error, torch.zeros_like(error))
-    return (kept / torch.where(counted, scale, torch.ones_like(scale))).sum()
+    scaled = kept / torch.where(counted, scale, torch.ones_like(scale))
+    return scaled.sum(dtype=torch.promote_types(error.dtype, torch.float32))

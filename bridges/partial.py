@@ -86,6 +86,8 @@ class Clocked(Wrapper):
     def __post_init__(self) -> None:
         if not isinstance(self.clock, Clock):
             raise TypeError(f"Expected clock to be a Clock; got {describe(self.clock)}.")
+        if (zero := self.clock(torch.zeros((), dtype=torch.float64)).item()) != 0:
+            raise ValueError(f"Expected clock to be 0 at time 0; got {zero}.")
 
     def _forward(self, x: State, s: Any, t: Any, draws: Draws) -> State:
         return self.process._forward(x, self.clock(s), self.clock(t), draws)
@@ -154,8 +156,8 @@ class Partial(Wrapper):
     mask: Tensor
 
     def __post_init__(self) -> None:
-        mask = torch.as_tensor(self.mask)
-        if mask.dtype != torch.bool:
+        mask = torch.tensor(self.mask) if isinstance(self.mask, bool) else self.mask
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             raise TypeError(f"Expected mask to be bool; got {describe(self.mask)}.")
         object.__setattr__(self, "mask", mask)
 

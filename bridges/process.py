@@ -8,20 +8,19 @@ batch shape. A space writes `_forward`, `_bridge`, `_prior` and `_error`, and ov
 hooks where it has more to say.
 """
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 
-from bridges._draw import Draws, Generator, as_draws
-from bridges._shapes import State, Time, expand_leading, on_host
-from bridges._space import Space
+from bridges._draw import Generator, as_draws
+from bridges._hooks import Hooks
+from bridges._shapes import State, Time
 
 if TYPE_CHECKING:
     from bridges.clock import Clock
 
 
-class Process(Space, ABC):
+class Process(Hooks):
     """A Markov process on a space, with its bridge.
 
     States are tensors `(*B, *P)`: any batch shape, then the `point_ndim` dimensions of one point.
@@ -29,8 +28,6 @@ class Process(Space, ABC):
     and floating dtype that go in come out. Randomness comes from `generator` alone (None: the
     global state).
     """
-
-    # ---------------------------------------------------------------- public
 
     @final
     def sample_forward(
@@ -116,7 +113,20 @@ class Process(Space, ABC):
     def endpoint(
         self, prediction: Any, x_t: State, t: Time, *, generator: Generator = None
     ) -> State:
-        """Turn what a network says about x_0 into a point of the space, like x_t."""
+        """Turn what a network says about x_0 into a point of the space.
+
+        Args:
+            prediction: what the network said: a point, or logits for tokens (see each space).
+            x_t: the noised state, shape `(*B, *P)`.
+            t: its time.
+            generator: the source of randomness, where a point is drawn.
+
+        Returns:
+            x̂_0, like x_t.
+
+        Raises:
+            TypeError, ValueError: if the prediction is not one for this space and this state.
+        """
         self._check(x_t, "x_t")
         (t,) = self._times(x_t, t=t)
         return self._endpoint(prediction, x_t, t, as_draws(generator))
@@ -132,7 +142,22 @@ class Process(Space, ABC):
         eta: Any = 1.0,
         generator: Generator = None,
     ) -> tuple[State, State]:
-        """Take one reverse step from x_t to time s and return `(x_s, x_0_hat)`."""
+        """Take one reverse step: `endpoint`, then `sample_bridge` towards it.
+
+        Args:
+            prediction: what the network said about x_0.
+            x_t: the state at time t, shape `(*B, *P)`.
+            s: the time to go to, 0 ≤ s ≤ t.
+            t: the time of x_t.
+            eta: stochasticity; 1 is the exact law, 0 deterministic.
+            generator: the source of randomness.
+
+        Returns:
+            `(x_s, x_0_hat)`, both like x_t.
+
+        Raises:
+            TypeError, ValueError: if a state, a time, eta or the prediction is not as expected.
+        """
         self._check(x_t, "x_t")
         s, t = self._times(x_t, s=s, t=t)
         return self._step(prediction, x_t, s, t, self._eta(eta), as_draws(generator))
@@ -141,7 +166,21 @@ class Process(Space, ABC):
     def error(
         self, prediction: Any, x_0: State, *, x_t: State | None = None, t: Time | None = None
     ) -> Any:
-        """Return how far a prediction is from x_0, per element of the batch (see each space)."""
+        """Return how far a prediction is from x_0.
+
+        Args:
+            prediction: what the network said about x_0.
+            x_0: the clean state, shape `(*B, *P)`.
+            x_t: the noised state, for predictions that need it.
+            t: its time, likewise.
+
+        Returns:
+            A number per element of the batch, shape `(*B,)`: squared distance, squared angle in
+            radians, or cross-entropy in nats (see each space); for a Joint, a structure.
+
+        Raises:
+            TypeError, ValueError: if a state or the prediction is not what the space expects.
+        """
         self._check(x_0, "x_0")
         if t is not None:
             (t,) = self._times(x_0, t=t)
@@ -149,12 +188,37 @@ class Process(Space, ABC):
 
     @final
     def loss_scale(self, t: Time) -> Any:
-        """Return what `standardloss` divides the error by, in float64 and the shape of t."""
+        """Return what `standardloss` divides the error by.
+
+        Args:
+            t: a number or a tensor of any shape.
+
+        Returns:
+            A float64 tensor of the shape of t, 0 at t = 0; for a Joint, a structure.
+        """
         return self._loss_scale(self._bare_time(t))
 
     @final
     def log_prob(self, x_t: State, x_0: State, t: Time, *, start: Time = 0.0) -> Any:
-        """Return the log-density of x_t given x_start = x_0, over the batch (Joint: structure)."""
+        """Return the log-density of x_t given x_start = x_0.
+
+        With respect to Lebesgue measure on numbers and angles, counting measure on tokens, and the
+        normalised Haar measure on rotations. Where t = start there is no density: tokens give
+        log 1 or log 0, the others NaN.
+
+        Args:
+            x_t: the state at time t, shape `(*B, *P)`.
+            x_0: the state at time `start`, like x_t.
+            t: a time above `start`.
+            start: the time to go from.
+
+        Returns:
+            A number per element of the batch, shape `(*B,)`; for a Joint, a structure.
+
+        Raises:
+            TypeError, ValueError: if a state or a time is not what the space expects.
+            NotImplementedError: if the space has no density.
+        """
         self._check(x_t, "x_t")
         self._check(x_0, "x_0")
         self._check_alike(x_0, x_t)
@@ -163,7 +227,21 @@ class Process(Space, ABC):
 
     @final
     def score(self, x_t: State, x_0: State, t: Time) -> Any:
-        """Return the gradient of log p(x_t | x_0) with respect to x_t, a tangent vector at x_t."""
+        """Return the gradient of log p(x_t | x_0) with respect to x_t, a tangent vector at x_t.
+
+        Args:
+            x_t: the state at time t, shape `(*B, *P)`.
+            x_0: the state at time 0, like x_t.
+            t: a time above 0.
+
+        Returns:
+            A tensor like x_t on numbers and angles; rotation vectors `(*B, 3)` in the frame of x_t
+            on rotations; for a Joint, a structure.
+
+        Raises:
+            TypeError, ValueError: if a state or a time is not what the space expects.
+            NotImplementedError: if the space has no score, as tokens have none.
+        """
         self._check(x_t, "x_t")
         self._check(x_0, "x_0")
         self._check_alike(x_0, x_t)
@@ -195,54 +273,3 @@ class Process(Space, ABC):
         from bridges.partial import Tempered
 
         return Tempered(self, scale)
-
-    # ---------------------------------------------------------------- hooks
-
-    @abstractmethod
-    def _forward(self, x: State, s: Any, t: Any, draws: Draws) -> State:
-        """Draw x_t given x_s = x."""
-
-    @abstractmethod
-    def _bridge(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
-        """Draw x_s given x_0 and x_t; the ends s = 0 and s = t are pinned by the caller."""
-
-    @abstractmethod
-    def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> State:
-        """Draw from the law at t → ∞."""
-
-    @abstractmethod
-    def _error(self, prediction: Any, x_0: State, x_t: State | None, t: Any) -> Any:
-        """Return the error per element of the batch."""
-
-    def _endpoint(self, prediction: Any, x_t: State, t: Any, draws: Draws) -> State:
-        """Return the prediction itself: it is a point already."""
-        return self._point(prediction, x_t)
-
-    def _step(
-        self, prediction: Any, x_t: State, s: Any, t: Any, eta: Any, draws: Draws
-    ) -> tuple[State, State]:
-        x_0_hat = self._endpoint(prediction, x_t, t, draws)
-        return self._between(x_0_hat, x_t, s, t, eta, draws), x_0_hat
-
-    def _loss_scale(self, t: Any) -> Any:
-        return torch.ones_like(t)
-
-    def _log_prob(self, x_t: State, x_0: State, s: Any, t: Any) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} has no transition density.")
-
-    def _score(self, x_t: State, x_0: State, t: Any) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} has no score.")
-
-    def _between(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
-        """Draw from the bridge, with both ends pinned exactly."""
-        if on_host(s, t):
-            if s.item() == t.item():
-                return x_t
-            return x_0 if s.item() == 0 else self._bridge(x_0, x_t, s, t, eta, draws)
-        inside = (s > 0) & (s < t)
-        x_s = self._bridge(
-            x_0, x_t, torch.where(inside, s, 0.5), torch.where(inside, t, 1.0), eta, draws
-        )
-        ndim, device = x_t.ndim, x_t.device
-        x_s = torch.where(expand_leading((s == 0).to(device), ndim), x_0, x_s)
-        return torch.where(expand_leading((s == t).to(device), ndim), x_t, x_s)

@@ -104,7 +104,8 @@ class RotationDiffusion(Process):
         if x.numel() and not bool((gap.abs() < ORTHOGONAL).all() & (_so3.det(x) > 0).all()):
             raise ValueError(
                 f"Expected {name} to hold rotation matrices, orthonormal to {ORTHOGONAL} and "
-                f"right-handed; got one that is {float(gap.abs().max()):.2g} off or left-handed."
+                f"right-handed; got a matrix that is {float(gap.abs().max()):.2g} off, with "
+                f"determinants down to {float(_so3.det(x).min()):.2g}."
             )
 
     def _loss_scale(self, t: Tensor) -> Tensor:

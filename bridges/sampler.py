@@ -48,7 +48,8 @@ def trajectory(
             its device; a structure where times differ.
         process: the process; x is a state of it at the last time.
         timesteps: increasing times (n,) or `(n, *time_shape)`, n ≥ 2, the first ≥ 0; for a Joint,
-            one grid or a structure of grids of equal length.
+            one grid or a structure of grids of equal length. Where it has a time shape, and for
+            masks, best on the device of the state: what lies elsewhere is copied in every step.
         x: the state at the last time: a draw from the prior, or one noised in part.
         eta: stochasticity, 1 exact, 0 deterministic; for a Joint, one number or a structure.
         generator: the source of randomness.
@@ -70,6 +71,8 @@ def trajectory(
     grid = _grid(timesteps)
     eta, draws = process._eta(eta), as_draws(generator)
     process._times(x, **{f"timesteps[{i}]": t for i, t in enumerate(grid)})
+    if not callable(guess):
+        raise TypeError(f"Expected guess to be callable; got {describe(guess)}.")
     run = guess.start() if isinstance(guess, RunGuess) else guess
     return _walk(run, process, grid, x, eta, draws)
 
@@ -118,6 +121,8 @@ def _grid(timesteps: Any) -> list[Any]:
         return [dict(zip(timesteps, row, strict=True)) for row in rows]
     if isinstance(timesteps, tuple | list) and any(map(_is_grid, timesteps)):
         return _together(list(timesteps))
+    if timesteps is None or isinstance(timesteps, str):
+        raise TypeError(f"Expected timesteps to be numbers; got {describe(timesteps)}.")
     grid = torch.as_tensor(timesteps, dtype=torch.float64)
     if grid.ndim == 0 or len(grid) < 2:
         raise ValueError(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bridges._draw import Generator, as_draws
-from bridges._shapes import State, describe, leaves, map_structure
+from bridges._shapes import State, describe, expand_leading, leaves, map_structure
 
 Model: TypeAlias = Callable[[State, Any, Any], Any]
 
@@ -89,9 +89,11 @@ def selfconditioning_estimate(
         estimate = model(x_t, t, null)
     first = leaves(estimate)[0]
     coin = as_draws(generator).uniform(first.shape[:1], torch.float32, first.device) < 0.5
+    if not isinstance(null, dict | tuple | list):
+        return map_structure(lambda e: _choose(coin, e, null), estimate)
     return map_structure(lambda e, n: _choose(coin, e, n), estimate, null)
 
 
 def _choose(coin: Tensor, estimate: Tensor, null: Any) -> Tensor:
     null = torch.as_tensor(null, dtype=estimate.dtype, device=estimate.device)
-    return torch.where(coin.reshape(-1, *[1] * (estimate.ndim - 1)), estimate, null).detach()
+    return torch.where(expand_leading(coin, estimate.ndim), estimate, null).detach()

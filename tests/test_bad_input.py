@@ -58,7 +58,7 @@ CONSTRUCTORS = [
      "Expected k to be an integer of at least 2; got 1."),
     (VALUE, lambda: UniformDiscreteDiffusion(1.0, 5.0),
      "Expected k to be an integer of at least 2; got 5.0."),
-    (VALUE, lambda: Joint(), "Expected a Joint to have parts by position or by name, not both."),
+    (VALUE, lambda: Joint(), "Expected a Joint to have parts by position or by name; got no"),
     (TYPE, lambda: Joint(pos=POS, seq=5), "Expected part 'seq' to be a Process; got 5."),
     (TYPE, lambda: POS.on(2.0), "Expected clock to be a Clock; got 2.0."),
     (VALUE, lambda: POS.tempered(-1.0), "Expected scale to be positive; got -1.0."),

@@ -41,5 +41,5 @@ def test_links_in_pages_lead_somewhere():
 
 def test_constraints_pin_every_core_dependency():
     pins = (ROOT / "constraints.txt").read_text()
-    for name in ("torch==2.13.0", "numpy==", "scipy==", "roma==", "pytest==", "biotite=="):
+    for name in ("torch==", "numpy==", "scipy==", "roma==", "pytest==", "biotite=="):
         assert re.search(rf"^{re.escape(name)}", pins, flags=re.MULTILINE)

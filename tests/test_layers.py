@@ -21,7 +21,8 @@ LAYERS = {
     # time changes and the protocol
     "clock": "_shapes",
     "_space": "_shapes",
-    "process": "_shapes _draw _space clock",
+    "_hooks": "_shapes _draw _space",
+    "process": "_shapes _draw _hooks clock",
     # processes made from one process
     "partial": "_shapes _draw _space clock process",
     # one space a file; none imports another

@@ -1,0 +1,70 @@
+"""The hooks of a process: what a space writes, in mathematics only.
+
+A hook gets states that were checked, and times that are float64 tensors broadcasting over the
+batch shape. A space writes `_forward`, `_bridge`, `_prior` and `_error`, and overrides the others
+where it has more to say.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+
+from bridges._draw import Draws
+from bridges._shapes import State, expand_leading, on_host
+from bridges._space import Space
+
+
+class Hooks(Space, ABC):
+    """The laws of a process, behind the public methods of `Process`."""
+
+    @abstractmethod
+    def _forward(self, x: State, s: Any, t: Any, draws: Draws) -> State:
+        """Draw x_t given x_s = x."""
+
+    @abstractmethod
+    def _bridge(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
+        """Draw x_s given x_0 and x_t; the ends s = 0 and s = t are pinned by the caller."""
+
+    @abstractmethod
+    def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> State:
+        """Draw from the law at t → ∞."""
+
+    @abstractmethod
+    def _error(self, prediction: Any, x_0: State, x_t: State | None, t: Any) -> Any:
+        """Return the error per element of the batch."""
+
+    def _endpoint(self, prediction: Any, x_t: State, t: Any, draws: Draws) -> State:
+        """Return the prediction itself: it is a point already."""
+        return self._point(prediction, x_t)
+
+    def _step(
+        self, prediction: Any, x_t: State, s: Any, t: Any, eta: Any, draws: Draws
+    ) -> tuple[State, State]:
+        x_0_hat = self._endpoint(prediction, x_t, t, draws)
+        return self._between(x_0_hat, x_t, s, t, eta, draws), x_0_hat
+
+    def _loss_scale(self, t: Any) -> Any:
+        return torch.ones_like(t)
+
+    def _log_prob(self, x_t: State, x_0: State, s: Any, t: Any) -> Any:
+        raise NotImplementedError(
+            f"Expected a process with a transition density; got {type(self).__name__}."
+        )
+
+    def _score(self, x_t: State, x_0: State, t: Any) -> Any:
+        raise NotImplementedError(f"Expected a process with a score; got {type(self).__name__}.")
+
+    def _between(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
+        """Draw from the bridge, with both ends pinned exactly."""
+        if on_host(s, t):
+            if s.item() == t.item():
+                return x_t
+            return x_0 if s.item() == 0 else self._bridge(x_0, x_t, s, t, eta, draws)
+        inside = (s > 0) & (s < t)
+        x_s = self._bridge(
+            x_0, x_t, torch.where(inside, s, 0.5), torch.where(inside, t, 1.0), eta, draws
+        )
+        ndim, device = x_t.ndim, x_t.device
+        x_s = torch.where(expand_leading((s == 0).to(device), ndim), x_0, x_s)
+        return torch.where(expand_leading((s == t).to(device), ndim), x_t, x_s)
