@@ -53,15 +53,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/backbones"), help="folder")
-    parser.add_argument("--minutes", type=float, default=4.0, help="time to train (%(default)s)")
-    parser.add_argument("--steps", type=int, help="train so many steps; goes on if there is a run")
-    parser.add_argument("--seed", type=int, default=0, help="of all randomness (%(default)s)")
-    parser.add_argument("--length", type=int, default=24, help="residues (%(default)s)")
-    parser.add_argument("--width", type=int, default=128, help="of the network (%(default)s)")
-    parser.add_argument("--reverse-steps", type=int, default=60, help="(%(default)s)")
-    parser.add_argument("--count", type=int, default=256, help="fragments in a set (%(default)s)")
-    parser.add_argument("--fix", choices=conditional.MODES, help="what is given and kept")
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("runs/backbones"), help="folder of the run")
+    add("--minutes", type=float, default=4.0, help="time to train a new run (%(default)s)")
+    add("--steps", type=int, help="steps to train instead; a finished run goes on for as many")
+    add("--seed", type=int, default=0, help="of a new run, and of generation (%(default)s)")
+    add("--length", type=int, default=24, help="residues, of a new run (%(default)s)")
+    add("--width", type=int, default=128, help="of the network, of a new run (%(default)s)")
+    add("--reverse-steps", type=int, default=60, help="steps from noise to data (%(default)s)")
+    add("--count", type=int, default=256, help="fragments in a set (%(default)s)")
+    add("--fix", choices=conditional.MODES, help="generate around a given part of held-out ones")
     return parser.parse_args(arguments)
 
 

@@ -17,7 +17,13 @@ TENSORS, FACTS = "checkpoint.safetensors", "checkpoint.json"
 
 
 def save(folder: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write a checkpoint into a folder."""
+    """Write a checkpoint into a folder.
+
+    Args:
+        folder: where to; made if it is not there.
+        state: tensors by name.
+        facts: what stays the same during a run and can be written as JSON.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous() for key, value in state.items()}, folder / f".{TENSORS}")
     (folder / f".{FACTS}").write_text(json.dumps(facts, indent=2) + "\n")
@@ -26,7 +32,11 @@ def save(folder: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the state and the facts from a folder."""
+    """Read the state and the facts from a folder.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+    """
     return load_file(folder / TENSORS), json.loads((folder / FACTS).read_text())
 
 
@@ -36,7 +46,11 @@ def exists(folder: Path) -> bool:
 
 
 def grouped(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Split names at their first dot: `a.b.c` becomes `b.c` in the group `a`."""
+    """Split names at their first dot: `a.b.c` becomes `b.c` in the group `a`.
+
+    >>> grouped({"a.b.c": 1, "a.d": 2, "e": 3})
+    {'a': {'b.c': 1, 'd': 2}, 'e': {'': 3}}
+    """
     groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, value in state.items():
         group, _, rest = name.partition(".")

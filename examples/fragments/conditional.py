@@ -16,6 +16,7 @@ from fragments.process import PARTS, State, as_batch, as_state
 
 MODES = ("sequence", "structure", "motif")
 MOTIF_SHARE = 1 / 3  # of the residues, in the middle
+DRAWS = 8  # of noise, over which the likeliest types are averaged
 
 Numbers = dict[str, float]
 
@@ -52,11 +53,19 @@ def generate(
     kept = [torch.equal(state[p][~free[p]], native[p][~free[p]]) for p in PARTS]
     numbers = {"given parts kept bit for bit": float(all(kept))}
     if mode == "structure":
-        first = next(walk(model, process, native, free, 1, generator))
-        numbers |= _recovery(state["seq"], first.prediction["seq"].argmax(-1), native["seq"])
+        likely = _most_likely(model, process, native, free, generator)
+        numbers |= _recovery(state["seq"], likely, native["seq"])
     else:
         numbers |= _folds(state, native, free)
     return as_batch(state), numbers
+
+
+def _most_likely(
+    model: Model, process: Process, native: State, free: Masks, generator: torch.Generator
+) -> Tensor:
+    """The likeliest types given the structure: guesses from types that are all noise, averaged."""
+    firsts = (next(walk(model, process, native, free, 1, generator)) for _ in range(DRAWS))
+    return sum(torch.softmax(first.prediction["seq"], -1) for first in firsts).argmax(-1)
 
 
 def _recovery(drawn: Tensor, likely: Tensor, native: Tensor) -> Numbers:

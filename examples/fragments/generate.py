@@ -98,8 +98,10 @@ def movie(
 
 
 def write_fragments(folder: Path, batch: Batch) -> None:
-    """Write one PDB file for each fragment: 0001.pdb, 0002.pdb and so on."""
+    """Write one PDB file for each fragment, 0001.pdb and so on, in place of those of before."""
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("[0-9]*.pdb"):
+        old.unlink()
     for index, (coords, seq) in enumerate(zip(batch["coords"], batch["seq"], strict=True), 1):
         write_backbone(folder / f"{index:04d}.pdb", coords, seq)
 

@@ -18,9 +18,8 @@ from fragments.process import PARTS, UNIT, State, Times, pos_moments, psi_varian
 
 KINDS = len(RESIDUES)
 TIME_SIZE = len(PARTS) * (2 + 2 * WAVES)
-EXTRA = (
-    2 * KINDS + 4 + 3 + 6 + 1
-)  # types twice, two angles, the origin, the last guess, whether any
+# Types and ψ twice, the origin, how the last guess differs, whether it is there, neighbours twice.
+INPUT_SIZE = TIME_SIZE + 2 * KINDS + 4 + 3 + 6 + 1 + 2 * features.LOCAL_SIZE
 
 
 def null_prediction(count: int, length: int) -> State:
@@ -60,7 +59,7 @@ class Denoiser(nn.Module):
         self.register_buffer("covariance", covariance)
         self.heads, self.pair, self.length = heads, pair, len(covariance)
         self.embed = nn.Sequential(
-            nn.Linear(TIME_SIZE + EXTRA + 2 * features.LOCAL_SIZE, 2 * width),
+            nn.Linear(INPUT_SIZE, 2 * width),
             nn.SiLU(),
             nn.Linear(2 * width, width),
         )
@@ -78,16 +77,9 @@ class Denoiser(nn.Module):
         last = Chain(previous["pos"] * UNIT, previous["rot"])
         known = (previous["pos"] != 0).flatten(1).any(-1).to(chain.pos)[:, None, None]
         clock = torch.cat([time_features(times[part]) for part in PARTS], -1)
-        h = self.embed(
-            torch.cat(
-                (
-                    clock,
-                    _residue_features(x_t, previous, chain, last, known),
-                    known * _around(last)[1],
-                ),
-                -1,
-            )
-        )
+        around = _around(chain)[1], known * _around(last)[1]
+        own, apart = _own_features(x_t, previous, chain), _difference(chain, last, known)
+        h = self.embed(torch.cat((clock, *own, *apart, *around), -1))
         biases, pair = self._pairs(chain, last, known)
         for bias, block, update in zip(biases, self.blocks, self.updates, strict=True):
             strain, local = _around(chain)
@@ -133,31 +125,21 @@ def _around(chain: Chain) -> tuple[Tensor, Tensor]:
     return strain, features.local_features(near, excess)
 
 
-def _residue_features(
-    x_t: State, previous: State, chain: Chain, last: Chain, known: Tensor
-) -> Tensor:
-    """What is known of each residue by itself, shape (B, L, EXTRA + LOCAL_SIZE)."""
-    back = chain.rot.mT
-    apart = (back @ (last.pos - chain.pos).unsqueeze(-1)).squeeze(-1) / 5
-    between = back @ last.rot
-    turned = torch.stack(
-        [between[..., i, j] - between[..., j, i] for i, j in ((2, 1), (0, 2), (1, 0))], -1
-    )
-    origin = (back @ chain.pos.unsqueeze(-1)).squeeze(-1) / 10
-    angles = [f(x["psi"]) for x in (x_t, previous) for f in (torch.sin, torch.cos)]
+def _own_features(x_t: State, previous: State, chain: Chain) -> tuple[Tensor, ...]:
+    """The types and ψ, noisy and as guessed last, and where the origin is."""
     kinds = nn.functional.one_hot(x_t["seq"], KINDS).to(chain.pos)
-    return torch.cat(
-        (
-            kinds,
-            torch.softmax(previous["seq"], -1),
-            torch.stack(angles, -1),
-            origin,
-            known * torch.cat((apart, turned), -1),
-            known.expand_as(origin[..., :1]),
-            _around(chain)[1],
-        ),
-        -1,
-    )
+    angles = [f(x["psi"]) for x in (x_t, previous) for f in (torch.sin, torch.cos)]
+    origin = (chain.rot.mT @ chain.pos.unsqueeze(-1)).squeeze(-1) / 10
+    return kinds, torch.softmax(previous["seq"], -1), torch.stack(angles, -1), origin
+
+
+def _difference(chain: Chain, last: Chain, known: Tensor) -> tuple[Tensor, ...]:
+    """How the last guess would move and turn each frame, zeros if there is none; and whether."""
+    apart = (chain.rot.mT @ (last.pos - chain.pos).unsqueeze(-1)).squeeze(-1) / 5
+    between = chain.rot.mT @ last.rot
+    axes = torch.eye(3).to(between).expand_as(between)
+    turn = torch.linalg.cross(axes, between, dim=-2).sum(-1)
+    return known * apart, known * turn, known.expand_as(apart[..., :1])
 
 
 def _psi(x_t: State, times: Times, turn: Tensor) -> Tensor:

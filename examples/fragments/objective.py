@@ -1,8 +1,8 @@
 """What training asks for: which times it visits, and how it judges a guess.
 
-Most examples share one time over all parts, as generation does. Others keep a part clean or
-nearly so, for the conditional modes: the sequence (folding), the structure (inverse folding), or
-all parts of a stretch of residues (a motif).
+Most examples share one time over all parts, as generation does. Others keep something clean, for
+the conditional modes: the sequence (folding), the structure (inverse folding, mostly with a very
+noisy sequence), or all parts of a stretch of residues (a motif).
 """
 
 import torch
@@ -27,17 +27,16 @@ LOCAL_CEILING, LOCAL_FLOOR = 4.0, 0.02  # variance of local positions, Å²
 def training_times(count: int, length: int, generator: torch.Generator) -> Times:
     """Draw a time for each part of each residue, shape (count, length)."""
     u = torch.rand(8, count, generator=generator)
+    folding, inverse = u[0] < CLEAN_SEQ, u[0] > 1 - CLEAN_STRUCTURE
     low, high = MIDDLE
-    shared = torch.where(u[0] < MIDDLE_SHARE, low + (high - low) * u[1], u[1]).clamp(EARLIEST, 1)
+    shared = torch.where(u[1] < MIDDLE_SHARE, low + (high - low) * u[2], u[2])
     jitter = JITTER * torch.randn(2, count, generator=generator)
-    rot, psi = (shared + jitter).clamp(EARLIEST, 1)
-    own = EARLIEST + (1 - EARLIEST) * torch.where(u[4] > 1 - CLEAN_STRUCTURE, u[3].sqrt(), u[3])
-    seq = torch.where((u[2] < INDEPENDENT) | (u[4] > 1 - CLEAN_STRUCTURE), own, shared)
-    times = {"pos": shared, "rot": rot, "seq": torch.where(u[4] < CLEAN_SEQ, 0.0, seq), "psi": psi}
-    for part in ("pos", "rot", "psi"):
-        times[part] = torch.where(u[4] > 1 - CLEAN_STRUCTURE, 0.0, times[part])
-    free = ~_motifs(u[5:], length)
-    return {part: times[part].unsqueeze(-1) * free for part in PARTS}
+    own = torch.where(inverse, u[4].sqrt(), u[4])
+    seq = torch.where(inverse | (u[3] < INDEPENDENT), own, shared)
+    times = torch.stack((shared, shared + jitter[0], seq, shared + jitter[1])).clamp(EARLIEST, 1)
+    clean = torch.stack((inverse, inverse, folding, inverse))
+    times = torch.where(clean, 0.0, times).unsqueeze(-1) * ~_motifs(u[5:], length)
+    return dict(zip(PARTS, times, strict=True))
 
 
 def _motifs(u: Tensor, length: int) -> Tensor:
