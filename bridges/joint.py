@@ -91,7 +91,7 @@ class Joint(Process):
 
     def where(self, mask: Any) -> "Joint":
         mask = self._spread(mask, "mask")
-        return self._rebuilt(lambda k, p: p.where(mask[k]))
+        return self._rebuilt(lambda k, p: p if mask[k] is None else p.where(mask[k]))
 
     def on(self, clock: Clock) -> "Joint":
         return self._rebuilt(lambda k, p: p.on(clock))

@@ -252,8 +252,8 @@ class Process(Hooks):
         """Return the process on the elements where the mask is true; the rest stays bit for bit.
 
         Args:
-            mask: bool, over a leading part of the batch shape (Joint: one for all, or a
-            structure).
+            mask: bool, over a leading part of the batch shape. For a Joint, one for all parts, or
+                a structure, with None for a part that is left whole.
         """
         from bridges.partial import Partial
 

@@ -42,6 +42,8 @@ def trajectory(
 ) -> Iterator[Step]:
     """Walk from the last time to the first and yield every step.
 
+    Gradients flow through the walk: let the guess run under `torch.no_grad` where none are wanted.
+
     Args:
         guess: `guess(x_t, t)` returns a prediction of x_0 in the state's structure. It is given t
             with shape (B,), or the grid's own time shape, in the state's floating dtype and on

@@ -5,32 +5,34 @@ them with held-out fragments. The files of a run lie in its folder:
 
     checkpoint.safetensors, .json       the state of the training
     exact/0001.pdb ...                  generated fragments, drawn from the model's law
-    scaled/0001.pdb ...                 the same with 0.8 times the noise: likelier, less varied
+    scaled/0001.pdb ...                 the same at a temperature: noise times 0.8, logits over 0.8
     trajectory.pdb, trajectory.gif      one fragment on its way from noise
     ramachandran.png, losses.png, gallery.png
     report.json                         all numbers of the printed table
     sequence/, structure/, motif/       what `--fix` generates, with a report of its own
 
 A run that was interrupted is finished as it was planned; the result is the same, bit for bit, as
-without the interruption if the plan was in steps. A finished run is used as it is, and `--steps`
-trains it further.
+without the interruption if the plan was in steps. A finished run is used as it is; `--steps` or
+`--minutes` train it further.
 """
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
+
+from bridges.protein import write_backbone
 from fragments import checkpoint, conditional, generate, metrics, plots
 from fragments.data import Batch, Fragments
 from fragments.process import as_batch, fragment_process
 from fragments.train import Run, train
-from tqdm import tqdm
 
-from bridges.protein import write_backbone
-
-SCALE = 0.8  # of the noise in the scaled set
+MINUTES = 4.0  # that a new run trains
+SCALE = 0.8  # of the noise in the scaled set, and what its logits are divided by
 SHOWN = 16  # fragments in the gallery
 SMOOTH = 0.98  # of the losses beside the progress bar
 NOVELTY_STRIDE = 5  # every fifth training fragment is compared with
@@ -55,15 +57,33 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/backbones"), help="folder of the run")
-    add("--minutes", type=float, default=4.0, help="time to train a new run (%(default)s)")
-    add("--steps", type=int, help="steps to train instead; a finished run goes on for as many")
+    add("--minutes", type=minutes, help=f"time to train; a new run takes {MINUTES}")
+    add("--steps", type=count, help="steps to train instead; a finished run goes on for as many")
     add("--seed", type=int, default=0, help="of a new run, and of generation (%(default)s)")
-    add("--length", type=int, default=24, help="residues, of a new run (%(default)s)")
-    add("--width", type=int, default=128, help="of the network, of a new run (%(default)s)")
-    add("--reverse-steps", type=int, default=60, help="steps from noise to data (%(default)s)")
-    add("--count", type=int, default=256, help="fragments in a set (%(default)s)")
+    add("--length", type=count, default=24, help="residues, of a new run (%(default)s)")
+    add("--width", type=count, default=128, help="of the network, of a new run (%(default)s)")
+    add("--reverse-steps", type=count, default=60, help="steps from noise to data (%(default)s)")
+    add("--count", type=count, default=256, help="fragments in a set (%(default)s)")
     add("--fix", choices=conditional.MODES, help="generate around a given part of held-out ones")
     return parser.parse_args(arguments)
+
+
+def count(text: str) -> int:
+    """Read a whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"Expected a whole number above 0; got {text}.")
+    return int(text)
+
+
+def minutes(text: str) -> float:
+    """Read a time above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"Expected a number above 0; got {text}.")
+    return value
 
 
 def trained(args: argparse.Namespace) -> Run:
@@ -84,12 +104,15 @@ def started(args: argparse.Namespace) -> Run:
     """A new run, or the one in the folder; with a plan where it has none."""
     if checkpoint.exists(args.out):
         run = Run.load(args.out)
+        own = {"length": run.data.length, **run.size}
+        if own != {"length": args.length, "width": args.width}:
+            raise SystemExit(f"Expected the length and width of the run in {args.out}, {own}.")
     else:
         run = Run(Fragments.load("train", args.length), args.seed, width=args.width)
     if run.finished() and args.steps is not None:
         run.plan_steps(args.steps)
-    elif run.step == run.last == 0:
-        run.plan_minutes(args.minutes)
+    elif run.finished() and (args.minutes is not None or run.step == 0):
+        run.plan_minutes(args.minutes or MINUTES)
     return run
 
 

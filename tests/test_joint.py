@@ -236,3 +236,12 @@ def test_construction():
         Joint(POS, "x")
     assert repr(Joint(a=POS, b=SEQ)) == f"Joint(a={POS!r}, b={SEQ!r})"
     assert repr(Joint(POS)) == f"Joint({POS!r})"
+
+
+def test_a_part_without_a_mask_is_left_whole():
+    x = state()
+    off = torch.zeros(4, 6, dtype=torch.bool)
+    masked = NAMED.where({"pos": off, "seq": None, "rot": None})
+    x_t, free = (p.sample_forward(x, 0.7, generator=rng(31)) for p in (masked, NAMED))
+    assert torch.equal(x_t["pos"], x["pos"])
+    assert torch.equal(x_t["seq"], free["seq"])

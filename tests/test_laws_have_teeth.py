@@ -8,6 +8,15 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+
+from bridges import Clock, Draws, Joint, LinearClock, Process, testing
+from bridges._draw import as_draws
+from bridges._shapes import cast
+from bridges._so3 import between as turn_between
+from bridges._so3 import compose, log
+from bridges._so3_draw import _by_lift, _lift
+from bridges.angle import wrap
+from bridges.partial import Wrapper
 from cases import (
     ANGLE,
     OU,
@@ -21,15 +30,6 @@ from cases import (
     rotations,
     tokens,
 )
-
-from bridges import Clock, Draws, Joint, LinearClock, Process, testing
-from bridges._draw import as_draws
-from bridges._shapes import cast
-from bridges._so3 import between as turn_between
-from bridges._so3 import compose, log
-from bridges._so3_draw import _by_lift, _lift
-from bridges.angle import wrap
-from bridges.partial import Wrapper
 
 TIMES = (0.13, 0.71)
 NUMBERS, TOKENS, ANGLES = (f()(torch.float32) for f in (numbers, tokens, angles))

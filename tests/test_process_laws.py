@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import CASES, GAUSSIAN_ORACLE, OU, SPACES, Case, DenseJumps, GridAngle
 from scipy import stats
 
 from bridges import Draws, UniformDiscreteDiffusion, WrappedBrownianDiffusion, testing
 from bridges._shapes import map_structure
+from cases import CASES, GAUSSIAN_ORACLE, OU, SPACES, Case, DenseJumps, GridAngle
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
