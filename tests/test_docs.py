@@ -32,6 +32,12 @@ def test_readme_shows_the_fifteen_line_example():
     assert "sample_backward(" in first
 
 
+def test_readme_shows_what_the_example_makes():
+    text = (ROOT / "README.md").read_text()
+    for name in ("gallery", "ramachandran"):
+        assert f"](docs/images/{name}.png)" in text
+
+
 def test_links_in_pages_lead_somewhere():
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
