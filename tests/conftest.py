@@ -23,3 +23,17 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture
 def p_min():
     return P_MIN
+
+
+@pytest.fixture(scope="session")
+def splits():
+    """Return the fragments of the example's data, for each split."""
+    from fragments.data import SPLITS, Fragments
+
+    return {split: Fragments.load(split, 24) for split in SPLITS}
+
+
+@pytest.fixture(scope="session")
+def held_out_batch(splits):
+    """Return the test split as one batch."""
+    return splits["test"].held_out()

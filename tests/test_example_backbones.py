@@ -1,20 +1,15 @@
 """The example that generates protein fragments, with a tiny network and three steps."""
 
 import json
-import sys
-from pathlib import Path
 
 import biotite.structure.io.pdb as pdb
 import numpy as np
 import pytest
 import torch
 
+import backbones
 from bridges import RotationDiffusion
 from bridges.protein import RESIDUES, read_backbone
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-import backbones
 from fragments import conditional, generate
 from fragments.data import Fragments
 from fragments.network import Denoiser, null_prediction

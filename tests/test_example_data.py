@@ -1,8 +1,6 @@
 """The data of the example that generates protein fragments, and how torsions are judged."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,33 +8,11 @@ import torch
 from scipy.stats import chisquare
 
 from bridges.protein import RESIDUES, backbone_atoms, dihedral
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
 from fragment_cases import LENGTH, degrees, tokens
 from fragments import geometry, ramachandran
 from fragments.data import DATA, SPLITS, Fragments
 
 P_MIN = 1e-4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Small operations wait for each other's threads where other work runs beside the tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return {split: Fragments.load(split, LENGTH) for split in SPLITS}
-
-
-@pytest.fixture(scope="module")
-def held_out_batch(splits):
-    return splits["test"].held_out()
 
 
 @pytest.fixture(scope="module")

@@ -2,39 +2,13 @@
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from bridges.protein import RESIDUES
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-from fragment_cases import LENGTH, chain_of, degrees, kabsch, random_rotations
+from fragment_cases import chain_of, degrees, kabsch, random_rotations
 from fragments import geometry, metrics
-from fragments.data import SPLITS, Fragments
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Small operations wait for each other's threads where other work runs beside the tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return {split: Fragments.load(split, LENGTH) for split in SPLITS}
-
-
-@pytest.fixture(scope="module")
-def held_out_batch(splits):
-    return splits["test"].held_out()
-
 
 # --- geometry -----------------------------------------------------------------------------------
 
