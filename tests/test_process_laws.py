@@ -7,7 +7,8 @@ from scipy import stats
 
 from bridges import Draws, UniformDiscreteDiffusion, WrappedBrownianDiffusion, testing
 from bridges._shapes import map_structure
-from cases import CASES, GAUSSIAN_ORACLE, OU, SPACES, Case, DenseJumps, GridAngle
+from cases import CASES, GAUSSIAN_ORACLE, OU, SPACES, Case
+from oracles import DenseJumps, GridAngle
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
