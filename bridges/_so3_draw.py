@@ -88,16 +88,15 @@ def sample_kernel(
 ) -> Tensor:
     """Draw rotations `(*shape, 3, 3)` from the heat kernel of variance v about the identity."""
     count = math.prod(shape)
-    rows = torch.empty(count, 0, dtype=dtype, device=device)
-    per_row = v if v.ndim == 0 else v.expand(shape).reshape(count)
+    own = () if v.ndim == 0 else (v.expand(shape).reshape(count),)
+    rows = (torch.empty(count, 0, dtype=dtype, device=device), *own)
 
     def propose(draws: Draws, row: Tensor, *own: Tensor) -> tuple[Tensor, Tensor]:
         rot, keep = _proposal(own[0] if own else v, row.shape[:1], draws, dtype, device)
         return rot, _kept(keep, draws)
 
     acceptance = math.exp(-min(v.item(), SWITCH) / 8) if on_host(v) else 0.68
-    given = (rows,) if v.ndim == 0 else (rows, per_row)
-    return first_accepted(propose, given, draws, _rounds(acceptance)).reshape(*shape, 3, 3)
+    return first_accepted(propose, rows, draws, _rounds(acceptance)).reshape(*shape, 3, 3)
 
 
 def sample_between(target: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor:

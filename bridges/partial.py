@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bridges._draw import Draws, TemperedDraws
-from bridges._shapes import State, describe, expand_leading, positive
+from bridges._shapes import State, describe, positive
 from bridges._space import expand_mask
 from bridges.clock import Clock
 from bridges.process import Process
@@ -171,9 +171,7 @@ class Partial(Wrapper):
         ndim = len(batch_shape)
         if not isinstance(x, Tensor) or x.shape[:ndim] != batch_shape:
             return x
-        mask = expand_mask(self.mask, like, self.point_ndim)
-        mask = expand_leading(mask.reshape(mask.shape[:ndim]), x.ndim)
-        return torch.where(mask, x, torch.zeros_like(x))
+        return torch.where(expand_mask(self.mask, x, x.ndim - ndim), x, torch.zeros_like(x))
 
     def _forward(self, x: Tensor, s: Any, t: Any, draws: Draws) -> Tensor:
         return self._keep(self.process._forward(self._safe(x), s, t, draws), x)

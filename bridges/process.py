@@ -1,11 +1,8 @@
-r"""The protocol: what every process can do, and what a space must say to become one.
+r"""The protocol: what every process can do.
 
 A process noises points of a space and knows its bridge, the law of :math:`x_s` given both
 :math:`x_0` and :math:`x_t`. Time 0 is data; time grows towards noise. Public methods check their
-input, expand times and call a hook of the same name with an underscore; a hook holds mathematics
-only. It gets states that were checked, and times that are float64 tensors broadcasting over the
-batch shape. A space writes `_forward`, `_bridge`, `_prior` and `_error`, and overrides the other
-hooks where it has more to say.
+input, expand times and call the hook of the same name with an underscore (see `_hooks`).
 """
 
 from typing import TYPE_CHECKING, Any, final
