@@ -11,6 +11,7 @@ from bridges.clock import Clock, GeometricClock, LinearClock, PowerClock, timesc
 from bridges.gaussian import OrnsteinUhlenbeckDiffusion
 from bridges.joint import Joint
 from bridges.loss import Loss, standardloss
+from bridges.prediction import Mixture, Noise, PlugIn, Prediction, Score, Tangent, Velocity
 from bridges.process import Process
 from bridges.rotation import RotationDiffusion
 from bridges.sampler import Step, sample_backward, trajectory
@@ -24,13 +25,20 @@ __all__ = [
     "Joint",
     "LinearClock",
     "Loss",
+    "Mixture",
+    "Noise",
     "OrnsteinUhlenbeckDiffusion",
+    "PlugIn",
     "PowerClock",
+    "Prediction",
     "Process",
     "RotationDiffusion",
+    "Score",
     "Step",
     "StreamDraws",
+    "Tangent",
     "UniformDiscreteDiffusion",
+    "Velocity",
     "WrappedBrownianDiffusion",
     "sample_backward",
     "selfconditioned",

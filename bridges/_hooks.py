@@ -6,6 +6,7 @@ where it has more to say.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,16 +56,25 @@ class Hooks(Space, ABC):
     def _score(self, x_t: State, x_0: State, t: Any) -> Any:
         raise NotImplementedError(f"Expected a process with a score; got {type(self).__name__}.")
 
+    def _convert(self, prediction: Any, to: Any, x_t: State, t: Any) -> Any:
+        raise NotImplementedError(
+            f"Expected a process with tangent vectors; got {type(self).__name__}."
+        )
+
     def _between(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
         """Draw from the bridge, with both ends pinned exactly."""
+        return self._pinned(x_0, x_t, s, t, lambda s, t: self._bridge(x_0, x_t, s, t, eta, draws))
+
+    def _pinned(
+        self, x_0: State, x_t: State, s: Any, t: Any, inside: Callable[[Any, Any], State]
+    ) -> State:
+        """Return x_t at s = t, then x_0 at s = 0, and draw by `inside(s, t)` elsewhere."""
         if on_host(s, t):
             if s.item() == t.item():
                 return x_t
-            return x_0 if s.item() == 0 else self._bridge(x_0, x_t, s, t, eta, draws)
-        inside = (s > 0) & (s < t)
-        x_s = self._bridge(
-            x_0, x_t, torch.where(inside, s, 0.5), torch.where(inside, t, 1.0), eta, draws
-        )
+            return x_0 if s.item() == 0 else inside(s, t)
+        between = (s > 0) & (s < t)
+        x_s = inside(torch.where(between, s, 0.5), torch.where(between, t, 1.0))
         ndim, device = x_t.ndim, x_t.device
         x_s = torch.where(expand_leading((s == 0).to(device), ndim), x_0, x_s)
         return torch.where(expand_leading((s == t).to(device), ndim), x_t, x_s)

@@ -114,8 +114,33 @@ def cast(coefficient: Tensor, x: Tensor, point_ndim: int = 0) -> Tensor:
     return c if c.ndim == 0 else c.reshape(*c.shape, *[1] * point_ndim)
 
 
+class Constant:
+    """A tensor that belongs to a process, with a copy on every device it was used on.
+
+    >>> Constant(torch.ones(2)).on(torch.device("cpu"))
+    tensor([1., 1.])
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self._copies = {value.device: value}
+
+    def on(self, device: torch.device) -> Tensor:
+        """Return the tensor on a device; it is copied there once."""
+        if device not in self._copies:
+            self._copies[device] = next(iter(self._copies.values())).to(device)
+        return self._copies[device]
+
+
+class Bundle:
+    """A dataclass of tensors; the functions of structures look into it and build it again."""
+
+    def parts(self) -> tuple[Any, ...]:
+        """List the values of its fields."""
+        return tuple(vars(self).values())
+
+
 def map_structure(f: Callable[..., Any], *trees: Any) -> Any:
-    """Apply `f` to the leaves of structures (tuples and dicts) that are alike.
+    """Apply `f` to the leaves of structures (tuples, dicts and bundles) that are alike.
 
     >>> map_structure(lambda a, b: a + b, {"x": 1, "y": (2, 3)}, {"x": 10, "y": (20, 30)})
     {'x': 11, 'y': (22, 33)}
@@ -125,6 +150,9 @@ def map_structure(f: Callable[..., Any], *trees: Any) -> Any:
         return {key: map_structure(f, *(tree[key] for tree in trees)) for key in first}
     if isinstance(first, tuple | list):
         return tuple(map_structure(f, *parts) for parts in zip(*trees, strict=True))
+    if isinstance(first, Bundle):
+        fields = zip(*(tree.parts() for tree in trees), strict=True)
+        return type(first)(*(map_structure(f, *parts) for parts in fields))
     return f(*trees)
 
 

@@ -4,6 +4,7 @@ Hooks that read a tensor's values, and so may wait for a device, are called from
 at the entry of samplers and losses, never inside a loop.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +31,12 @@ class Space:
     def _check_values(self, x: State, name: str) -> None:
         """Raise where a state that has the right shape and dtype does not lie on the space."""
 
+    def _check_clean_values(self, x_0: State, name: str) -> None:
+        """Raise where a state of the space cannot be x_0."""
+
+    def _check_time(self, t: Tensor, name: str) -> None:
+        """Raise where the process has no such time; that it is ≥ 0 and finite is known."""
+
     def _check_dtype(self, x: Tensor, name: str) -> None:
         if not x.is_floating_point():
             raise TypeError(f"Expected {name} to be a floating tensor; got {describe(x)}.")
@@ -38,11 +45,17 @@ class Space:
 
     def _check(self, x: State, name: str) -> None:
         self._check_shape(x, name)
-        self._check_where(x, name, None)
+        self._on_values(x, None, lambda space, points: space._check_values(points, name))
 
-    def _check_where(self, x: State, name: str, mask: Tensor | None) -> None:
-        """Check the values of the points on a mask over the batch; of all points if it is None."""
-        self._check_values(x if mask is None else x[mask], name)
+    def _check_clean(self, x_0: State, name: str) -> None:
+        self._check(x_0, name)
+        self._on_values(x_0, None, lambda space, points: space._check_clean_values(points, name))
+
+    def _on_values(
+        self, x: State, mask: Tensor | None, check: Callable[["Space", Tensor], None]
+    ) -> None:
+        """Run a check on the points on a mask over the batch; on all points if it is None."""
+        check(self, x if mask is None else x[mask])
 
     def _check_shape(self, x: State, name: str) -> None:
         if not isinstance(x, Tensor):
@@ -101,6 +114,8 @@ class Space:
                 raise ValueError(
                     f"Expected the time {names[i - 1]} to be at most {names[i]}; got {got}."
                 )
+        for name, time in zip(names, expanded, strict=True):
+            self._check_time(time, name)
         return expanded
 
     def _expand(self, t: Time, x: State, name: str = "t") -> Any:

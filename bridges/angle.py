@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bridges._draw import Draws
 from bridges._shapes import cast, on_host, positive
-from bridges.process import Process
+from bridges.manifold import BrownianMotion
 
 WINDINGS: Final = 8
 """The most turns either way that a bridge considers; the others weigh less than 4e-9 together."""
@@ -51,7 +51,7 @@ def wrap(x: Tensor, period: float) -> Tensor:
 
 @final
 @dataclass(frozen=True)
-class WrappedBrownianDiffusion(Process):
+class WrappedBrownianDiffusion(BrownianMotion):
     """Brownian motion on a circle. Exact; see the module for the laws.
 
     States on other turns are taken too; what is drawn is wrapped. The prior is uniform. A
@@ -83,25 +83,28 @@ class WrappedBrownianDiffusion(Process):
         positive(self.rate, "rate")
         positive(self.period, "period")
 
-    def _forward(self, x: Tensor, s: Tensor, t: Tensor, draws: Draws) -> Tensor:
-        sigma = (self.rate * (t - s)).sqrt()
-        return wrap(x + cast(sigma, x) * draws.normal(x.shape, x.dtype, x.device), self.period)
+    def _exp(self, x: Tensor, w: Tensor) -> Tensor:
+        return wrap(x + w, self.period)
 
-    def _bridge(
-        self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor, eta: float, draws: Draws
-    ) -> Tensor:
-        a, b = self.rate * s, self.rate * (t - s)
-        turn = wrap(x_t - x_0, self.period)
-        if eta < 1:
-            keep = (s / t) ** (0.5 * (1 - eta**2))
-            turn, b = cast(keep, x_t) * turn, a * torch.expm1(eta**2 * torch.log(t / s))
-        if eta == 0:
-            return wrap(x_0 + turn, self.period)
+    def _log(self, x: Tensor, y: Tensor) -> Tensor:
+        return wrap(y - x, self.period)
+
+    def _tangent(self, x: Tensor, w: Tensor) -> Tensor:
+        return self._point(w, x)
+
+    def _project(self, point: Tensor) -> Tensor:
+        return wrap(point, self.period)
+
+    def _diffuse(self, x: Tensor, v: Tensor, draws: Draws) -> Tensor:
+        noise = draws.normal(x.shape, x.dtype, x.device)
+        return wrap(x + cast(v.sqrt(), x) * noise, self.period)
+
+    def _bridge_along(self, x_0: Tensor, w: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor:
         a, b = (torch.clamp(v, max=self.period**2) for v in (a, b))
-        turn = turn + self._winding(turn, a + b, draws)
-        noise = draws.normal(x_t.shape, x_t.dtype, x_t.device)
-        mean = x_0 + cast(a / (a + b), x_t) * turn
-        return wrap(mean + cast((a * b / (a + b)).sqrt(), x_t) * noise, self.period)
+        turn = w + self._winding(w, a + b, draws)
+        mean = x_0 + cast(a / (a + b), w) * turn
+        noise = draws.normal(w.shape, w.dtype, w.device)
+        return wrap(mean + cast((a * b / (a + b)).sqrt(), w) * noise, self.period)
 
     def _winding(self, turn: Tensor, v: Tensor, draws: Draws) -> Tensor:
         """Draw the full turns to add, as a multiple of the period."""
@@ -122,17 +125,11 @@ class WrappedBrownianDiffusion(Process):
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
         return wrap(self.period * (draws.uniform(shape, dtype, device) - 0.5), self.period)
 
-    def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
-        return wrap(self._point(prediction, x_t), self.period)
+    def _log_kernel(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
+        return self._density(wrap(y - x, self.period), v)[0]
 
-    def _error(self, prediction: Any, x_0: Tensor, x_t: Tensor | None, t: Any) -> Tensor:
-        return wrap(self._point(prediction, x_0) - x_0, self.period) ** 2
-
-    def _log_prob(self, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        return self._density(wrap(x_t - x_0, self.period), self.rate * (t - s))[0]
-
-    def _score(self, x_t: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
-        return self._density(wrap(x_t - x_0, self.period), self.rate * t)[1]
+    def _kernel_score(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
+        return self._density(wrap(y - x, self.period), v)[1]
 
     def _density(self, turn: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-density and its slope at `turn`, from the sum that converges faster."""

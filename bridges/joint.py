@@ -131,6 +131,10 @@ class Joint(Process):
         t = self._build(lambda k, p: None) if t is None else t
         return self._build(lambda k, p: p._error(prediction[k], x_0[k], x_t[k], t[k]))
 
+    def _convert(self, prediction: Any, to: Any, x_t: State, t: Any) -> Any:
+        prediction, to = self._split(prediction, "the prediction"), self._spread(to, "to")
+        return self._build(lambda k, p: p._convert(prediction[k], to[k], x_t[k], t[k]))
+
     def _loss_scale(self, t: Any) -> Any:
         return self._build(lambda k, p: p._loss_scale(t[k]))
 
@@ -145,6 +149,10 @@ class Joint(Process):
     def _check(self, x: State, name: str) -> None:
         x = self._split(x, name)
         self._build(lambda k, p: p._check(x[k], f"{name}[{k!r}]"))
+
+    def _check_clean(self, x_0: State, name: str) -> None:
+        x_0 = self._split(x_0, name)
+        self._build(lambda k, p: p._check_clean(x_0[k], f"{name}[{k!r}]"))
 
     def _check_alike(self, x_0: State, x_t: State) -> None:
         self._build(lambda k, p: p._check_alike(x_0[k], x_t[k]))

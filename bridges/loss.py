@@ -71,7 +71,7 @@ def standardloss(
     """
     if mask is not None:
         process = process.where(mask)
-    process._check(x_0, "x_0")
+    process._check_clean(x_0, "x_0")
     (expanded,) = process._times(x_0, t=t)
     counted = process._counted(x_0, expanded)
     error = process.where(counted)._error(prediction, x_0, x_t, expanded)

@@ -4,6 +4,7 @@ Each is a process and holds a process; `Process.where`, `Process.on` and `Proces
 them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from bridges._draw import Draws, TemperedDraws
-from bridges._shapes import State, describe, positive
-from bridges._space import expand_mask
+from bridges._shapes import State, cast, describe, positive
+from bridges._space import Space, expand_mask
 from bridges.clock import Clock
+from bridges.prediction import Prediction, Velocity
 from bridges.process import Process
 
 
@@ -59,8 +61,16 @@ class Wrapper(Process):
     def _score(self, x_t: State, x_0: State, t: Any) -> Any:
         return self.process._score(x_t, x_0, t)
 
-    def _check_where(self, x: State, name: str, mask: Tensor | None) -> None:
-        self.process._check_where(x, name, mask)
+    def _convert(self, prediction: Any, to: Any, x_t: State, t: Any) -> Any:
+        return self.process._convert(prediction, to, x_t, t)
+
+    def _on_values(
+        self, x: State, mask: Tensor | None, check: Callable[[Space, Tensor], None]
+    ) -> None:
+        self.process._on_values(x, mask, check)
+
+    def _check_time(self, t: Tensor, name: str) -> None:
+        self.process._check_time(t, name)
 
     def _check_shape(self, x: State, name: str) -> None:
         self.process._check_shape(x, name)
@@ -96,15 +106,38 @@ class Clocked(Wrapper):
         return self.process._between(x_0, x_t, self.clock(s), self.clock(t), eta, draws)
 
     def _endpoint(self, prediction: Any, x_t: State, t: Any, draws: Draws) -> State:
-        return self.process._endpoint(prediction, x_t, self.clock(t), draws)
+        inner = self._inner(prediction, x_t, t)
+        return self.process._endpoint(inner, x_t, self.clock(t), draws)
 
     def _step(
         self, prediction: Any, x_t: State, s: Any, t: Any, eta: Any, draws: Draws
     ) -> tuple[State, State]:
-        return self.process._step(prediction, x_t, self.clock(s), self.clock(t), eta, draws)
+        inner = self._inner(prediction, x_t, t)
+        return self.process._step(inner, x_t, self.clock(s), self.clock(t), eta, draws)
 
     def _error(self, prediction: Any, x_0: State, x_t: State | None, t: Any) -> Any:
-        return self.process._error(prediction, x_0, x_t, None if t is None else self.clock(t))
+        if t is None:
+            return self.process._error(prediction, x_0, x_t, None)
+        inner = self._inner(prediction, x_0, t)
+        return self.process._error(inner, x_0, x_t, self.clock(t))
+
+    def _convert(self, prediction: Any, to: Any, x_t: State, t: Any) -> Any:
+        inner = self._inner(prediction, x_t, t)
+        converted = self.process._convert(inner, to, x_t, self.clock(t))
+        if not isinstance(converted, Velocity):
+            return converted
+        return Velocity(converted.value * self._speed(converted.value, x_t, t))
+
+    def _inner(self, prediction: Any, x_t: State, t: Any) -> Any:
+        """Turn a velocity per unit of t into one per unit of the clock's time."""
+        if not isinstance(prediction, Velocity):
+            return prediction
+        return Velocity(prediction.value / self._speed(prediction.value, x_t, t))
+
+    def _speed(self, value: Tensor, x_t: State, t: Any) -> Tensor:
+        moving = t > 0
+        speed = torch.where(moving, self.clock.derivative(torch.where(moving, t, 1.0)), 1.0)
+        return cast(speed, value, value.ndim - len(self._batch_shape(x_t)))
 
     def _loss_scale(self, t: Any) -> Any:
         return self.process._loss_scale(self.clock(t))
@@ -114,6 +147,9 @@ class Clocked(Wrapper):
 
     def _score(self, x_t: State, x_0: State, t: Any) -> Any:
         return self.process._score(x_t, x_0, self.clock(t))
+
+    def _check_time(self, t: Tensor, name: str) -> None:
+        self.process._check_time(self.clock(t), name)
 
     def _counted(self, x: State, t: Any) -> Any:
         return self.process._counted(x, self.clock(t))
@@ -169,9 +205,14 @@ class Partial(Wrapper):
         like = x if x_t is None else x_t
         batch_shape = self._batch_shape(like)
         ndim = len(batch_shape)
-        if not isinstance(x, Tensor) or x.shape[:ndim] != batch_shape:
-            return x
-        return torch.where(expand_mask(self.mask, x, x.ndim - ndim), x, torch.zeros_like(x))
+
+        def keep(value: Any, harmless: float) -> Any:
+            if not isinstance(value, Tensor) or value.shape[:ndim] != batch_shape:
+                return value
+            mask = expand_mask(self.mask, value, value.ndim - ndim)
+            return torch.where(mask, value, torch.full_like(value, harmless))
+
+        return x.filled(keep) if isinstance(x, Prediction) else keep(x, 0.0)
 
     def _forward(self, x: Tensor, s: Any, t: Any, draws: Draws) -> Tensor:
         return self._keep(self.process._forward(self._safe(x), s, t, draws), x)
@@ -196,17 +237,23 @@ class Partial(Wrapper):
         error = self.process._error(self._safe(prediction, x_0), self._safe(x_0), safe, t)
         return self._safe(error, x_0)
 
+    def _convert(self, prediction: Any, to: Any, x_t: Tensor, t: Any) -> Any:
+        safe = self._safe(prediction, x_t)
+        return self._safe(self.process._convert(safe, to, self._safe(x_t), t), x_t)
+
     def _log_prob(self, x_t: Tensor, x_0: Tensor, s: Any, t: Any) -> Any:
         return self._safe(self.process._log_prob(self._safe(x_t), self._safe(x_0), s, t), x_t)
 
     def _score(self, x_t: Tensor, x_0: Tensor, t: Any) -> Any:
         return self._safe(self.process._score(self._safe(x_t), self._safe(x_0), t), x_t)
 
-    def _check_where(self, x: Tensor, name: str, mask: Tensor | None) -> None:
+    def _on_values(
+        self, x: Tensor, mask: Tensor | None, check: Callable[[Space, Tensor], None]
+    ) -> None:
         batch_shape = self._batch_shape(x)
         own = expand_mask(self.mask, x, self.point_ndim)
         own = own.reshape(own.shape[: len(batch_shape)]).expand(batch_shape)
-        self.process._check_where(x, name, own if mask is None else own & mask)
+        self.process._on_values(x, own if mask is None else own & mask, check)
 
     def _counted(self, x: Tensor, t: Any) -> Any:
         return self._safe(self.process._counted(x, t), x)

@@ -12,6 +12,7 @@ import torch
 from bridges._draw import Generator, as_draws
 from bridges._hooks import Hooks
 from bridges._shapes import State, Time
+from bridges.prediction import Tangent
 
 if TYPE_CHECKING:
     from bridges.clock import Clock
@@ -76,7 +77,7 @@ class Process(Hooks):
         Raises:
             TypeError, ValueError: if a state, a time or eta is not what the space expects.
         """
-        self._check(x_0, "x_0")
+        self._check_clean(x_0, "x_0")
         self._check(x_t, "x_t")
         self._check_alike(x_0, x_t)
         s, t = self._times(x_t, s=s, t=t)
@@ -113,7 +114,8 @@ class Process(Hooks):
         """Turn what a network says about x_0 into a point of the space.
 
         Args:
-            prediction: what the network said: a point, or logits for tokens (see each space).
+            prediction: what the network said: a point, logits for tokens, a tangent vector or a
+                distribution (see `bridges.prediction` and each space).
             x_t: the noised state, shape `(*B, *P)`.
             t: its time.
             generator: the source of randomness, where a point is drawn.
@@ -178,10 +180,34 @@ class Process(Hooks):
         Raises:
             TypeError, ValueError: if a state or the prediction is not what the space expects.
         """
-        self._check(x_0, "x_0")
+        self._check_clean(x_0, "x_0")
         if t is not None:
             (t,) = self._times(x_0, t=t)
         return self._error(prediction, x_0, x_t, t)
+
+    @final
+    def convert(self, prediction: Any, to: type[Tangent], x_t: State, t: Time) -> Any:
+        """Say a prediction as a tangent vector: `Score`, `Noise` or `Velocity`.
+
+        `endpoint` turns any of them back into a point. On curved spaces the point of a tangent
+        vector is where its geodesic ends, and that of a point the shorter geodesic to it.
+
+        Args:
+            prediction: a point or a tangent vector.
+            to: the type to return; for a Joint, one type or a structure.
+            x_t: the noised state, shape `(*B, *P)`.
+            t: its time, above 0.
+
+        Returns:
+            An instance of `to`; for a Joint, a structure.
+
+        Raises:
+            TypeError, ValueError: if a state, a time or the prediction is not as expected.
+            NotImplementedError: if the space has no tangent vectors, as tokens have none.
+        """
+        self._check(x_t, "x_t")
+        (t,) = self._times(x_t, t=t)
+        return self._convert(prediction, to, x_t, t)
 
     @final
     def loss_scale(self, t: Time) -> Any:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from bridges import _so3
 from bridges._draw import Draws
-from bridges._shapes import cast, describe, positive
+from bridges._shapes import describe, positive
 from bridges._so3_draw import sample_between, sample_kernel, sample_uniform
 from bridges._so3_kernel import log_heat_kernel
-from bridges.process import Process
+from bridges.manifold import BrownianMotion
 
 ORTHOGONAL: Final = 1e-3
 """How far from orthonormal a matrix may be and still count as a rotation."""
@@ -26,7 +26,7 @@ ORTHOGONAL: Final = 1e-3
 
 @final
 @dataclass(frozen=True)
-class RotationDiffusion(Process):
+class RotationDiffusion(BrownianMotion):
     """Brownian motion on SO(3), on rotation matrices. Exact; see the module for the laws.
 
     The prior is uniform (Haar). A prediction is any matrix; `endpoint` takes the nearest rotation.
@@ -53,46 +53,44 @@ class RotationDiffusion(Process):
     """
 
     point_ndim: ClassVar[int] = 2
+    tangent_ndim: ClassVar[int] = 1
 
     rate: float
 
     def __post_init__(self) -> None:
         positive(self.rate, "rate")
 
-    def _forward(self, x: Tensor, s: Tensor, t: Tensor, draws: Draws) -> Tensor:
-        step = sample_kernel(self.rate * (t - s), x.shape[:-2], draws, x.dtype, x.device)
-        return _so3.compose(x, step)
+    def _exp(self, x: Tensor, w: Tensor) -> Tensor:
+        return _so3.compose(x, _so3.exp(w))
 
-    def _bridge(
-        self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor, eta: float, draws: Draws
-    ) -> Tensor:
-        a, b = self.rate * s, self.rate * (t - s)
-        target = _so3.log(_so3.between(x_0, x_t))
-        if eta < 1:
-            keep = (s / t) ** (0.5 * (1 - eta**2))
-            target, b = cast(keep, x_t, 1) * target, a * torch.expm1(eta**2 * torch.log(t / s))
-        if eta == 0:
-            return _so3.compose(x_0, _so3.exp(target))
-        return _so3.compose(x_0, sample_between(target, a, b, draws))
+    def _log(self, x: Tensor, y: Tensor) -> Tensor:
+        return _so3.log(_so3.between(x, y))
+
+    def _tangent(self, x: Tensor, w: Tensor) -> Tensor:
+        if w.shape != (*x.shape[:-2], 3):
+            raise ValueError(
+                f"Expected a tangent vector of shape {(*x.shape[:-2], 3)}; got {tuple(w.shape)}."
+            )
+        return w
+
+    def _project(self, point: Tensor) -> Tensor:
+        return _so3.nearest(point)
+
+    def _diffuse(self, x: Tensor, v: Tensor, draws: Draws) -> Tensor:
+        return _so3.compose(x, sample_kernel(v, x.shape[:-2], draws, x.dtype, x.device))
+
+    def _bridge_along(self, x_0: Tensor, w: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor:
+        return _so3.compose(x_0, sample_between(w, a, b, draws))
 
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
         return sample_uniform(shape, draws, dtype, device)
 
-    def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
-        return _so3.nearest(self._point(prediction, x_t))
+    def _log_kernel(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
+        return log_heat_kernel(_so3.safe_norm(self._log(x, y)), v)[0]
 
-    def _error(self, prediction: Any, x_0: Tensor, x_t: Tensor | None, t: Any) -> Tensor:
-        rotvec = _so3.log(_so3.between(x_0, self._point(prediction, x_0)))
-        return (rotvec * rotvec).sum(-1)
-
-    def _log_prob(self, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        angle = _so3.safe_norm(_so3.log(_so3.between(x_0, x_t)))
-        return log_heat_kernel(angle, self.rate * (t - s))[0]
-
-    def _score(self, x_t: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
-        rotvec = _so3.log(_so3.between(x_0, x_t))
-        slope = log_heat_kernel(_so3.safe_norm(rotvec), self.rate * t)[1]
-        return slope.unsqueeze(-1) * rotvec
+    def _kernel_score(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
+        rotvec = self._log(x, y)
+        return log_heat_kernel(_so3.safe_norm(rotvec), v)[1].unsqueeze(-1) * rotvec
 
     def _check_shape(self, x: Any, name: str) -> None:
         super()._check_shape(x, name)

@@ -22,14 +22,18 @@ LAYERS = {
     "clock": "_shapes",
     "_space": "_shapes",
     "_hooks": "_shapes _draw _space",
-    "process": "_shapes _draw _hooks clock",
+    "prediction": "_shapes _draw",
+    "process": "_shapes _draw _hooks clock prediction",
     # processes made from one process
-    "partial": "_shapes _draw _space clock process",
+    "partial": "_shapes _draw _space clock prediction process",
+    # what the spaces of one kind share
+    "gaussian_process": "_shapes _draw prediction process",
+    "manifold": "_shapes _draw prediction process",
     # one space a file; none imports another
-    "gaussian": "_shapes _draw process",
-    "categorical": "_shapes _draw process",
-    "angle": "_shapes _draw process",
-    "rotation": "_shapes _draw _so3 _so3_kernel _so3_draw process",
+    "gaussian": "_shapes _draw gaussian_process",
+    "categorical": "_shapes _draw prediction process",
+    "angle": "_shapes _draw manifold",
+    "rotation": "_shapes _draw _so3 _so3_kernel _so3_draw manifold",
     # several processes as one
     "joint": "_shapes _draw clock process",
     # guesses, losses, samplers
