@@ -5,10 +5,11 @@ guesses x_0; sampling alternates the guess and a step of the bridge towards it.
 """
 
 from bridges._draw import Draws, GivenDraws, StreamDraws
-from bridges.angle import WrappedBrownianDiffusion
+from bridges.angle import WrappedBrownianDiffusion, WrappedInterpolatedBrownianDiffusion
 from bridges.categorical import UniformDiscreteDiffusion
-from bridges.clock import Clock, GeometricClock, LinearClock, PowerClock, timeschedule
+from bridges.clock import Clock, GeometricClock, LinearClock, PowerClock
 from bridges.gaussian import OrnsteinUhlenbeckDiffusion
+from bridges.grid import timeschedule
 from bridges.joint import Joint
 from bridges.loss import Loss, standardloss
 from bridges.prediction import Mixture, Noise, PlugIn, Prediction, Score, Tangent, Velocity
@@ -40,6 +41,7 @@ __all__ = [
     "UniformDiscreteDiffusion",
     "Velocity",
     "WrappedBrownianDiffusion",
+    "WrappedInterpolatedBrownianDiffusion",
     "sample_backward",
     "selfconditioned",
     "selfconditioning_estimate",

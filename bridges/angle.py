@@ -49,35 +49,15 @@ def wrap(x: Tensor, period: float) -> Tensor:
     return torch.where(y >= half, y - period, y)
 
 
-@final
-@dataclass(frozen=True)
-class WrappedBrownianDiffusion(BrownianMotion):
-    """Brownian motion on a circle. Exact; see the module for the laws.
+class WrappedMotion(BrownianMotion):
+    """Brownian motion on a circle: all but its bridge.
 
-    States on other turns are taken too; what is drawn is wrapped. The prior is uniform. A
-    prediction is a point, on any turn. The error is the squared distance around the circle. A
-    point prediction is an approximation: the mean direction does not say how wide the posterior
-    is. Stochasticity `eta` below 1 follows the shorter way round, so it keeps the marginal only
-    while √v is small against the period.
-
-    References:
-        Jing et al., Torsional diffusion for molecular conformer generation, 2022.
-
-    Args:
-        rate: variance per unit of time, in squared units of the angle; positive.
-        period: P, positive; 2π for radians, 1 for fractional coordinates.
-
-    Raises:
-        ValueError: if rate or period is not positive.
-
-    >>> process = WrappedBrownianDiffusion(1.0)
-    >>> x_t = process.sample_forward(torch.tensor([3.1, -3.1]), 0.5)
-    >>> bool((x_t.abs() <= torch.pi).all())
-    True
+    States on other turns are taken too; what is drawn is wrapped. The prior is uniform. A point
+    prediction may lie on any turn. The error is the squared distance around the circle.
     """
 
     rate: float
-    period: float = 2 * math.pi
+    period: float
 
     def __post_init__(self) -> None:
         positive(self.rate, "rate")
@@ -98,29 +78,6 @@ class WrappedBrownianDiffusion(BrownianMotion):
     def _diffuse(self, x: Tensor, v: Tensor, draws: Draws) -> Tensor:
         noise = draws.normal(x.shape, x.dtype, x.device)
         return wrap(x + cast(v.sqrt(), x) * noise, self.period)
-
-    def _bridge_along(self, x_0: Tensor, w: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor:
-        a, b = (torch.clamp(v, max=self.period**2) for v in (a, b))
-        turn = w + self._winding(w, a + b, draws)
-        mean = x_0 + cast(a / (a + b), w) * turn
-        noise = draws.normal(w.shape, w.dtype, w.device)
-        return wrap(mean + cast((a * b / (a + b)).sqrt(), w) * noise, self.period)
-
-    def _winding(self, turn: Tensor, v: Tensor, draws: Draws) -> Tensor:
-        """Draw the full turns to add, as a multiple of the period."""
-        period = self.period
-        u = draws.uniform(turn.shape, turn.dtype, turn.device)
-        if on_host(v) and v.item() < period**2 / 41:
-            # Only the way round the other side has a weight above 1e-9 of the direct way's.
-            other = torch.sigmoid((turn.abs() - period / 2) * (period / v.item()))
-            return torch.where(
-                u < other, -torch.copysign(torch.full_like(turn, period), turn), 0.0
-            )
-        offsets = period * torch.arange(-WINDINGS, WINDINGS + 1, device=turn.device).to(turn)
-        log_weight = -((turn.unsqueeze(-1) + offsets) ** 2) / (2 * cast(v, turn, 1))
-        cdf = torch.softmax(log_weight, -1).cumsum(-1)
-        index = (u.unsqueeze(-1) * cdf[..., -1:] >= cdf).sum(-1)
-        return offsets[index.clamp(max=2 * WINDINGS)]
 
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
         return wrap(self.period * (draws.uniform(shape, dtype, device) - 0.5), self.period)
@@ -167,3 +124,93 @@ class WrappedBrownianDiffusion(BrownianMotion):
         """
         turn = (self.period / (2 * math.pi)) ** 2
         return 2 * turn * (-torch.expm1(-self.rate * t / (8 * turn))).sqrt()
+
+
+@final
+@dataclass(frozen=True)
+class WrappedBrownianDiffusion(WrappedMotion):
+    """Brownian motion on a circle. Exact; see the module for the laws.
+
+    States on other turns are taken too; what is drawn is wrapped. The prior is uniform. A
+    prediction is a point, on any turn, a `Score`, `Noise` or `Velocity`, or a `Mixture` of wrapped
+    normals. A point is an approximation: the mean direction does not say how wide the posterior
+    is. The error of a point is the squared distance around the circle. Stochasticity `eta` below 1
+    follows the shorter way round, so it keeps the marginal only while √v is small against the
+    period.
+
+    References:
+        Jing et al., Torsional diffusion for molecular conformer generation, 2022.
+
+    Args:
+        rate: variance per unit of time, in squared units of the angle; positive.
+        period: P, positive; 2π for radians, 1 for fractional coordinates.
+
+    Raises:
+        ValueError: if rate or period is not positive.
+
+    >>> process = WrappedBrownianDiffusion(1.0)
+    >>> x_t = process.sample_forward(torch.tensor([3.1, -3.1]), 0.5)
+    >>> bool((x_t.abs() <= torch.pi).all())
+    True
+    """
+
+    rate: float
+    period: float = 2 * math.pi
+
+    def _bridge_along(self, x_0: Tensor, w: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor:
+        a, b = (torch.clamp(v, max=self.period**2) for v in (a, b))
+        turn = w + self._winding(w, a + b, draws)
+        mean = x_0 + cast(a / (a + b), w) * turn
+        noise = draws.normal(w.shape, w.dtype, w.device)
+        return wrap(mean + cast((a * b / (a + b)).sqrt(), w) * noise, self.period)
+
+    def _winding(self, turn: Tensor, v: Tensor, draws: Draws) -> Tensor:
+        """Draw the full turns to add, as a multiple of the period."""
+        period = self.period
+        u = draws.uniform(turn.shape, turn.dtype, turn.device)
+        if on_host(v) and v.item() < period**2 / 41:
+            # Only the way round the other side has a weight above 1e-9 of the direct way's.
+            other = torch.sigmoid((turn.abs() - period / 2) * (period / v.item()))
+            return torch.where(
+                u < other, -torch.copysign(torch.full_like(turn, period), turn), 0.0
+            )
+        offsets = period * torch.arange(-WINDINGS, WINDINGS + 1, device=turn.device).to(turn)
+        log_weight = -((turn.unsqueeze(-1) + offsets) ** 2) / (2 * cast(v, turn, 1))
+        cdf = torch.softmax(log_weight, -1).cumsum(-1)
+        index = (u.unsqueeze(-1) * cdf[..., -1:] >= cdf).sum(-1)
+        return offsets[index.clamp(max=2 * WINDINGS)]
+
+
+@final
+@dataclass(frozen=True)
+class WrappedInterpolatedBrownianDiffusion(WrappedMotion):
+    r"""Brownian motion on a circle with Diffusions.jl's interpolated bridge. Approximate.
+
+    Forward noising, density and score are those of `WrappedBrownianDiffusion`, exactly. The bridge
+    walks forward to s and on to t, and bends the walk along the shorter arc so that it ends at
+    x_t:
+
+    .. math:: B = x_0 + \sqrt{a}\,z, \quad C = B + \sqrt{b}\,z', \quad
+        x_s = \mathrm{wrap}\big(B + \tfrac{a}{a+b}\,\mathrm{wrap}(x_t - C)\big),
+
+    which is the law only as the variance a + b becomes small against the square of the period.
+    For parity and for comparison; prefer the exact one.
+
+    Args:
+        rate: variance per unit of time, in squared units of the angle; positive.
+        period: P, positive; 2π for radians, 1 for fractional coordinates.
+
+    >>> process = WrappedInterpolatedBrownianDiffusion(1.0)
+    >>> process.sample_bridge(torch.zeros(3), torch.ones(3), s=0.2, t=0.5).shape
+    torch.Size([3])
+    """
+
+    rate: float
+    period: float = 2 * math.pi
+
+    def _bridge_along(self, x_0: Tensor, w: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor:
+        first, second = (
+            cast(v.sqrt(), w) * draws.normal(w.shape, w.dtype, w.device) for v in (a, b)
+        )
+        miss = wrap(w - first - second, self.period)
+        return wrap(x_0 + first + cast(a / (a + b), w) * miss, self.period)

@@ -1,21 +1,26 @@
-r"""Clocks: time changes that any process can run on, and time grids.
+r"""Clocks: time changes that any process can run on.
 
 A clock is an increasing function :math:`\tau(t)` with :math:`\tau(0) = 0` exactly. A process on a
 clock has the law of the process at the times :math:`\tau(s), \tau(t)`; nothing else about it
 changes. A formula with a positive value at zero (a geometric one) holds for t > 0 and jumps to 0
-at t = 0, so that t = 0 is data.
+at t = 0, so that t = 0 is data; its inverse is 0 up to that value.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
-from bridges._shapes import describe, positive
+from bridges._shapes import positive
+
+
+def check_range(low: float, high: float) -> None:
+    """Raise unless 0 < low < high."""
+    if positive(high, "high") <= positive(low, "low"):
+        raise ValueError(f"Expected high to exceed low ({low}); got {high}.")
 
 
 class Clock(ABC):
@@ -96,6 +101,44 @@ class PowerClock(Clock):
 
 @final
 @dataclass(frozen=True)
+class LinearRateClock(Clock):
+    r"""The clock whose rate grows linearly: :math:`\tau(t) = a\,t + \tfrac12 (b - a)\,t^2`.
+
+    The Ornstein–Uhlenbeck process with its default volatility and reversion becomes the
+    variance-preserving SDE with :math:`\beta(t) = a + (b - a)\,t`: :math:`\alpha_t = e^{-\tau/2}`,
+    :math:`\sigma_t^2 = 1 - e^{-\tau}`.
+
+    References:
+        Song et al., Score-based generative modeling through stochastic differential equations,
+        2021; low 0.1 and high 20 there (β_min, β_max).
+
+    Args:
+        low: a, the rate at t = 0; positive.
+        high: b, the rate at t = 1; above `low`.
+
+    >>> LinearRateClock(1.0, 3.0)(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([0.0000, 0.7500, 2.0000])
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        check_range(self.low, self.high)
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return t * (self.low + (self.high - self.low) / 2 * t)
+
+    def inverse(self, tau: Tensor) -> Tensor:
+        root = torch.sqrt(self.low**2 + 2 * (self.high - self.low) * tau)
+        return 2 * tau / (self.low + root)
+
+    def derivative(self, t: Tensor) -> Tensor:
+        return self.low + (self.high - self.low) * t
+
+
+@final
+@dataclass(frozen=True)
 class GeometricClock(Clock):
     r"""The clock :math:`\tau(t) = \tau_0 (\tau_1/\tau_0)^t` for t > 0, and :math:`\tau(0) = 0`.
 
@@ -118,53 +161,63 @@ class GeometricClock(Clock):
     high: float
 
     def __post_init__(self) -> None:
-        if positive(self.high, "high") <= positive(self.low, "low"):
-            raise ValueError(f"Expected high to exceed low ({self.low}); got {self.high}.")
+        check_range(self.low, self.high)
+
+    @property
+    def _log_ratio(self) -> float:
+        return math.log(self.high / self.low)
 
     def __call__(self, t: Tensor) -> Tensor:
-        tau = self.low * torch.exp(t * math.log(self.high / self.low))
-        return torch.where(t > 0, tau, torch.zeros_like(tau))
+        return torch.where(t > 0, self.low * torch.exp(t * self._log_ratio), 0.0)
 
     def inverse(self, tau: Tensor) -> Tensor:
-        t = torch.log(tau / self.low) / math.log(self.high / self.low)
-        return torch.where(tau > 0, t, torch.zeros_like(t))
+        return torch.log((tau / self.low).clamp(min=1)) / self._log_ratio
 
     def derivative(self, t: Tensor) -> Tensor:
-        return math.log(self.high / self.low) * self(t)
+        return self._log_ratio * self(t)
 
 
-def timeschedule(
-    f: Callable[[Tensor], Tensor],
-    inverse: Callable[[Tensor], Tensor],
-    lb: float,
-    ub: float,
-    n: int,
-) -> Tensor:
-    """Return a grid of n times from lb to ub, evenly spaced in `inverse` and mapped back by `f`.
+@final
+@dataclass(frozen=True)
+class LogarithmicClock(Clock):
+    r"""The clock :math:`\tau = \sigma(t)^2` with a logarithmic σ for t > 0, and τ(0) = 0.
+
+    .. math:: \sigma(t) = \log\big(t\,e^{b} + (1 - t)\,e^{a}\big)
+        = a + \log\big(1 + t\,(e^{b-a} - 1)\big)
+
+    With rate 1, σ is then the standard deviation per axis of FrameDiff's rotations.
+
+    References:
+        Yim et al., SE(3) diffusion model with application to protein backbone generation, 2023;
+        low 0.1 and high 1.5 there.
 
     Args:
-        f: an increasing function of float64 tensors.
-        inverse: its inverse.
-        lb: the first time.
-        ub: the last time, above `lb`.
-        n: the number of points, at least 2.
+        low: a, the σ just above t = 0; positive.
+        high: b, the σ at t = 1; above `low`.
 
-    Returns:
-        A float64 tensor of shape (n,), increasing; both ends exact.
-
-    Raises:
-        ValueError: if n is below 2 or the times do not increase.
-
-    >>> timeschedule(lambda u: 10**u, torch.log10, 0.01, 100.0, 5)
-    tensor([1.0000e-02, 1.0000e-01, 1.0000e+00, 1.0000e+01, 1.0000e+02],
-           dtype=torch.float64)
+    >>> LogarithmicClock(0.1, 1.5)(torch.tensor([0.0, 1e-9, 1.0]))
+    tensor([0.0000, 0.0100, 2.2500])
     """
-    if type(n) is not int or n < 2:
-        raise ValueError(f"Expected n to be an integer of at least 2; got {describe(n)}.")
-    ends = inverse(torch.tensor([lb, ub], dtype=torch.float64))
-    u = torch.linspace(ends[0].item(), ends[1].item(), n, dtype=torch.float64)
-    grid = f(u)
-    grid[0], grid[-1] = lb, ub
-    if not bool((grid[1:] > grid[:-1]).all()):
-        raise ValueError("Expected the times to increase from lb to ub; got a grid that does not.")
-    return grid
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        check_range(self.low, self.high)
+
+    @property
+    def _growth(self) -> float:
+        return math.expm1(self.high - self.low)
+
+    def _sigma(self, t: Tensor) -> Tensor:
+        return self.low + torch.log1p(self._growth * t)
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return torch.where(t > 0, self._sigma(t).square(), 0.0)
+
+    def inverse(self, tau: Tensor) -> Tensor:
+        sigma = tau.clamp(min=self.low**2).sqrt()
+        return torch.expm1(sigma - self.low) / self._growth
+
+    def derivative(self, t: Tensor) -> Tensor:
+        return 2 * self._sigma(t) * self._growth / (1 + self._growth * t)

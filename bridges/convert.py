@@ -9,8 +9,8 @@ product, as in SciPy). q and −q are one rotation. RoMa, which does the work, a
 put the scalar last: reorder with `roma.quat_wxyz_to_xyzw`.
 
 Matrices (…, 3, 3) are the states of `RotationDiffusion`; networks rather read and say the others.
-All maps work on any batch, keep dtype and device, and have finite gradients, at the angles 0 and π
-as elsewhere. Nothing reads a value, so nothing waits for a device.
+All maps take any batch, keep dtype and device, and have finite gradients, at the angles 0 and π as
+elsewhere. They are for use within a model: shapes are checked, values are not.
 """
 
 import torch

@@ -29,11 +29,12 @@ ORTHOGONAL: Final = 1e-3
 class RotationDiffusion(BrownianMotion):
     """Brownian motion on SO(3), on rotation matrices. Exact; see the module for the laws.
 
-    The prior is uniform (Haar). A prediction is any matrix; `endpoint` takes the nearest rotation.
-    The error is the squared angle in radians. The score is a rotation vector (…, 3) in the frame
-    of x_t: the gradient along x_t exp(ε). A point prediction is an approximation, as on any curved
-    space. Stochasticity `eta` below 1 follows the shorter geodesic, so it keeps the marginal only
-    while √v is small against π.
+    The prior is uniform (Haar). A prediction is any matrix, of which `endpoint` takes the nearest
+    rotation, a `Score`, `Noise` or `Velocity`, or a `Mixture` of heat kernels. A point is an
+    approximation, as on any curved space. The error of a point is the squared angle in radians.
+    The score is a rotation vector (…, 3) in the frame of x_t: the gradient along x_t exp(ε).
+    Stochasticity `eta` below 1 follows the shorter geodesic, so it keeps the marginal only while
+    √v is small against π.
 
     References:
         Nikolayev & Savyolov, Normal distribution on the rotation group SO(3), 1997.

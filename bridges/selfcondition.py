@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bridges._draw import Generator, as_draws
-from bridges._shapes import State, describe, expand_leading, leaves, map_structure
+from bridges._shapes import Bundle, State, describe, expand_leading, leaves, map_structure
 
 Model: TypeAlias = Callable[[State, Any, Any], Any]
 
@@ -89,7 +89,7 @@ def selfconditioning_estimate(
         estimate = model(x_t, t, null)
     first = leaves(estimate)[0]
     coin = as_draws(generator).uniform(first.shape[:1], torch.float32, first.device) < 0.5
-    if not isinstance(null, dict | tuple | list):
+    if not isinstance(null, dict | tuple | list | Bundle):
         return map_structure(lambda e: _choose(coin, e, null), estimate)
     return map_structure(lambda e, n: _choose(coin, e, n), estimate, null)
 

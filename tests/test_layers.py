@@ -20,6 +20,9 @@ LAYERS = {
     "_so3_draw": "_shapes _draw _so3 _so3_kernel",
     # time changes and the protocol
     "clock": "_shapes",
+    "grid": "_shapes",
+    "share_clock": "_shapes clock",
+    "table_clock": "_shapes clock grid",
     "_space": "_shapes",
     "_hooks": "_shapes _draw _space",
     "prediction": "_shapes _draw",
