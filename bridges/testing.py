@@ -78,7 +78,7 @@ def check_process(
     >>> process, point = OrnsteinUhlenbeckDiffusion(0.3), torch.full((10_000,), 2.0)
     >>> check_process(process, point=point, view=lambda x: x.unsqueeze(-1))
     """
-    for check in (check_shapes, check_randomness, check_space, check_pinned_ends):
+    for check in (check_space, check_shapes, check_randomness, check_pinned_ends):
         check(process, point, view, times, seed=seed)
     if near is not None:
         check_near_limit(process, point, view, times, near=near, seed=seed)
