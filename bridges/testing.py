@@ -115,7 +115,7 @@ def check_pinned_ends(
     s_rows = torch.where(kind == 1, s, torch.where(kind == 2, 0.0, t_rows)).double()
     x_t = process.sample_forward(point, t_rows, generator=draws)
     x_s = process.sample_bridge(point, x_t, s_rows, t_rows, generator=draws)
-    ends = select(s_rows == 0, point, select(kind == 1, x_s, x_t))
+    ends = select(s_rows == t_rows, x_t, select(s_rows == 0, point, x_s))
     require(same(x_s, ends), law, times, "with a time per row, an end is another state")
 
 
