@@ -76,8 +76,8 @@ class WrappedMotion(BrownianMotion):
         return wrap(point, self.period)
 
     def _diffuse(self, x: Tensor, v: Tensor, draws: Draws) -> Tensor:
-        noise = draws.normal(x.shape, x.dtype, x.device)
-        return wrap(x + cast(v.sqrt(), x) * noise, self.period)
+        sigma = torch.clamp(v, max=self.period**2).sqrt()
+        return wrap(x + cast(sigma, x) * draws.normal(x.shape, x.dtype, x.device), self.period)
 
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
         return wrap(self.period * (draws.uniform(shape, dtype, device) - 0.5), self.period)

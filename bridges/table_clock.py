@@ -60,6 +60,6 @@ class TableClock(Clock):
 def piece(x: Tensor, points: Constant, heights: Constant) -> tuple[Tensor, Tensor, Tensor]:
     """Return the start (x_i, y_i) and the slope of the line that lies over each x."""
     xs, ys = points.on(x.device), heights.on(x.device)
-    i = torch.bucketize(x, xs[1:-1], right=True)
+    i = torch.bucketize(x.contiguous(), xs[1:-1], right=True)
     x_i, y_i = xs.take(i), ys.take(i)
     return x_i, y_i, (ys.take(i + 1) - y_i) / (xs.take(i + 1) - x_i)

@@ -39,10 +39,16 @@ LAYERS = {
     "rotation": "_shapes _draw _so3 _so3_kernel _so3_draw manifold",
     # several processes as one
     "joint": "_shapes _draw clock process",
+    # the noise of published models
+    "recipes": "_shapes angle categorical clock gaussian joint process rotation schedule "
+    "share_clock table_clock",
     # guesses, losses, samplers
     "selfcondition": "_shapes _draw",
     "loss": "_shapes process",
     "sampler": "_shapes _draw process selfcondition",
+    # pieces of networks
+    "convert": "_shapes",
+    "nn": "_shapes _draw",
     # structure files
     "_structure_io": "",
     "_backbone": "_structure_io",

@@ -13,9 +13,13 @@ from bridges import (
     Draws,
     Joint,
     LinearClock,
+    Mixture,
+    Noise,
     OrnsteinUhlenbeckDiffusion,
     RotationDiffusion,
+    Score,
     UniformDiscreteDiffusion,
+    Velocity,
     WrappedBrownianDiffusion,
     standardloss,
 )
@@ -95,6 +99,29 @@ def test_steps_noise_and_errors(name, kind):
         alike(process._endpoint(guess, x, t, Counted(1)), x)
         assert process._error(guess, x, None, t).shape == (B, L)
         assert process._counted(x, t).shape == (B, L)
+
+
+def said(name):
+    """What a network may say on a continuous space, other than a point."""
+    x = point(name)
+    vector = torch.empty(B, L, 3, device=META) if name.startswith("rot") else x
+    mixture = torch.empty(B, L, 2, device=META)
+    centres = x.unsqueeze(2).expand(B, L, 2, *x.shape[2:])
+    return Score(vector), Noise(vector), Velocity(vector), Mixture(mixture, centres, mixture)
+
+
+@pytest.mark.parametrize("name", [name for name in PROCESSES if not name.startswith("seq")])
+@pytest.mark.parametrize("kind", ["host", "per example", "mixed"])
+def test_tangent_vectors_and_mixtures(name, kind):
+    process, x = PROCESSES[name], point(name)
+    s, t = times(process, x, 1.0, 2.5, kind)
+    for guess in said(name):
+        for eta in (0.0, 0.6, 1.0):
+            for found in process._step(guess, x, s, t, eta, Counted(50)):
+                alike(found, x)
+        assert process._error(guess, x, x, t).shape == (B, L)
+        if not isinstance(guess, Mixture):
+            assert type(process._convert(guess, Score, x, t)) is Score
 
 
 @pytest.mark.parametrize("name", list(PROCESSES))
