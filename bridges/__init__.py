@@ -34,6 +34,7 @@ from bridges.rotation import RotationDiffusion
 from bridges.sampler import Step, sample_backward, trajectory
 from bridges.selfcondition import selfconditioned, selfconditioning_estimate
 from bridges.share_clock import CDFClock, CosineClock, LogLinearClock
+from bridges.sphere import SphereDiffusion
 from bridges.table_clock import TableClock
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Process",
     "RotationDiffusion",
     "Score",
+    "SphereDiffusion",
     "Step",
     "StreamDraws",
     "TableClock",

@@ -167,25 +167,42 @@ def _by_lift(
     length: Tensor, axis: Tensor, a: Tensor, b: Tensor, draws: Draws
 ) -> tuple[Tensor, Tensor]:
     """Propose R by the straight bridge to one lift of D: its side lengths and its azimuth."""
-    fraction, sigma = cast(a / (a + b), axis), cast((a * b / (a + b)).sqrt(), axis, 1)
-    noise = sigma * draws.normal(axis.shape, axis.dtype, axis.device)
-    along = (noise * axis).sum(-1)
-    perpendicular = noise - along.unsqueeze(-1) * axis
-    height = _so3.safe_norm(perpendicular)
-    base, rest = fraction * length + along, (1 - fraction) * length - along
-    r, rho = torch.hypot(base, height), torch.hypot(rest, height)
-    q = _half_angle(length, r, rho, base, height)
-    safe = q.clamp(0, 1)
-    towards = perpendicular / torch.where(height == 0, 1.0, height).unsqueeze(-1)
-    side = (2 * (safe * (1 - safe)).sqrt()).unsqueeze(-1) * towards
-    direction = (1 - 2 * safe).unsqueeze(-1) * axis + side
-    rot = _so3.exp(r.unsqueeze(-1) * direction)
-    far = (r >= 2 * math.pi) | (rho >= 2 * math.pi) | (r + rho + length >= 4 * math.pi)
-    fits = ~(far | (q > 1))
+    noise = draws.normal(axis.shape, axis.dtype, axis.device)
+    rotvec, r, rho, fits = _straight(length, axis, a, b, noise)
+    rot = _so3.exp(rotvec)
     if on_host(a, b) and (a + b).item() <= ONE_LIFT:
         return rot, fits
     keep = _correction(r, cast(a, r)) * _correction(rho, cast(b, r))
     return rot, fits & _kept(keep, draws)
+
+
+def _straight(
+    length: Tensor, axis: Tensor, a: Tensor, b: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return R as a rotation vector, its two sides, and whether there is such a triangle."""
+    fraction, sigma = cast(a / (a + b), axis), cast((a * b / (a + b)).sqrt(), axis, 1)
+    along, perpendicular = _split(sigma * noise, axis)
+    height = _so3.safe_norm(perpendicular)
+    base, rest = fraction * length + along, (1 - fraction) * length - along
+    r, rho = torch.hypot(base, height), torch.hypot(rest, height)
+    q = _half_angle(length, r, rho, base, height)
+    rotvec = r.unsqueeze(-1) * _direction(q, axis, perpendicular)
+    far = (r >= 2 * math.pi) | (rho >= 2 * math.pi) | (r + rho + length >= 4 * math.pi)
+    return rotvec, r, rho, ~(far | (q > 1))
+
+
+def _split(noise: Tensor, axis: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far a vector goes along an axis, and what is left of it."""
+    along = (noise * axis).sum(-1)
+    return along, noise - along.unsqueeze(-1) * axis
+
+
+def _direction(q: Tensor, axis: Tensor, perpendicular: Tensor) -> Tensor:
+    """Return the unit vector at the angle C from an axis, with q = sin²(C/2), and its azimuth."""
+    height = _so3.safe_norm(perpendicular)
+    towards = perpendicular / torch.where(height == 0, 1.0, height).unsqueeze(-1)
+    q = q.clamp(0, 1).unsqueeze(-1)
+    return (1 - 2 * q) * axis + 2 * (q * (1 - q)).sqrt() * towards
 
 
 def _lift(rotvec: Tensor, v: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

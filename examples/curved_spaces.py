@@ -112,19 +112,14 @@ class Atoms(Target):
         weights = torch.tensor(self.weights)
         return self.points[torch.multinomial(weights, n, replacement=True, generator=generator)]
 
-    def pairs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x_t, the points and the time, each once for every pair of them."""
+    def pairs(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Return x_t and the points, each once for every pair of them, and the time of the run."""
         shape = (len(x_t), *self.points.shape)
-        return (
-            x_t.unsqueeze(1).expand(shape),
-            self.points.expand(shape),
-            t.unsqueeze(1).expand(shape[:2]),
-        )
+        return x_t.unsqueeze(1).expand(shape), self.points.expand(shape), t[0].item()
 
     def log_posterior(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the logits of the points given x_t."""
-        x_t, points, t = self.pairs(x_t, t)
-        return torch.tensor(self.weights).log() + self.process.log_prob(x_t, points, t)
+        return torch.tensor(self.weights).log() + self.process.log_prob(*self.pairs(x_t, t))
 
     def point(self, x_t: Tensor, t: Tensor) -> Tensor:
         w = torch.softmax(self.log_posterior(x_t, t), -1)
@@ -230,8 +225,8 @@ def draw(path: Path, n: int, steps: int) -> None:
 def main() -> None:
     """Print the distances and draw the circle."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=20_000)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--out", type=Path, help="where to draw the circle, as PNG")
     options = parser.parse_args()
     print("distance to the target (Kolmogorov–Smirnov)")

@@ -18,6 +18,7 @@ from bridges import (
     OrnsteinUhlenbeckDiffusion,
     RotationDiffusion,
     Score,
+    SphereDiffusion,
     UniformDiscreteDiffusion,
     Velocity,
     WrappedBrownianDiffusion,
@@ -33,6 +34,7 @@ PARTS = {
     "seq": UniformDiscreteDiffusion(1.0, K),
     "angle": WrappedBrownianDiffusion(0.7, 1.0),
     "rot": RotationDiffusion(0.9),
+    "sphere": SphereDiffusion(1.1),
 }
 MASK = torch.ones(B, L, dtype=torch.bool, device=META)
 PROCESSES = PARTS | {

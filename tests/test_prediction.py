@@ -127,8 +127,8 @@ def test_a_tangent_vector_is_not_wrapped_around(process):
     """Half of a way of one and a half turns is three quarters of a turn, not minus a quarter."""
     _, x_t = state(process)
     turn = 3.0 if process is ANGLE else 2 * math.pi
-    w = torch.zeros_like(tangent_of(process, x_t))
-    w[...] = 1.5 * turn if process is ANGLE else torch.tensor([1.5 * turn, 0.0, 0.0])
+    way = tangent_of(process, x_t)
+    w = 1.5 * turn * (way.sign() if way.ndim == 1 else way / way.norm(dim=-1, keepdim=True))
     said = Score(w / (process.rate * 1.0))
     x_s, _ = process.sample_step(said, x_t, 0.25, 1.0, eta=0.0)
     torch.testing.assert_close(x_s, process._exp(x_t, 0.5 * w), rtol=0, atol=1e-12)

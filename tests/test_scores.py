@@ -8,6 +8,7 @@ import torch
 from bridges import (
     OrnsteinUhlenbeckDiffusion,
     RotationDiffusion,
+    SphereDiffusion,
     WrappedBrownianDiffusion,
 )
 from bridges._so3 import exp
@@ -29,6 +30,12 @@ SPACES = {
         RotationDiffusion(RATE),
         exp(torch.tensor([0.3, -1.1, 0.5], dtype=DOUBLE)),
         torch.eye(3, dtype=DOUBLE),
+        math.pi,
+    ),
+    "sphere": (
+        SphereDiffusion(RATE),
+        torch.tensor([0.0, 0.0, 1.0], dtype=DOUBLE),
+        torch.eye(3, dtype=DOUBLE)[:2],
         math.pi,
     ),
 }
