@@ -6,7 +6,7 @@ where it has more to say.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -48,6 +48,11 @@ class Hooks(Space, ABC):
     def _loss_scale(self, t: Any) -> Any:
         return torch.ones_like(t)
 
+    def _log_snr(self, t: Any) -> Any:
+        raise NotImplementedError(
+            f"Expected a process with a signal-to-noise ratio; got {type(self).__name__}."
+        )
+
     def _log_prob(self, x_t: State, x_0: State, s: Any, t: Any) -> Any:
         raise NotImplementedError(
             f"Expected a process with a transition density; got {type(self).__name__}."
@@ -55,6 +60,33 @@ class Hooks(Space, ABC):
 
     def _score(self, x_t: State, x_0: State, t: Any) -> Any:
         raise NotImplementedError(f"Expected a process with a score; got {type(self).__name__}.")
+
+    def _scales(self, t: Any) -> Any:
+        """Return α and σ of x_t given x_0, about the mean of the process."""
+        raise self._not_gaussian()
+
+    def _combine(
+        self, x_t: State, share: Any, terms: Iterable[tuple[Any, State]], sigma: Any, draws: Draws
+    ) -> State:
+        """Return share · x_t + Σ factor · term + sigma · noise, about the mean of the process.
+
+        The factors are numbers, or float64 tensors that broadcast over the batch. None is drawn
+        where sigma is the number 0.
+        """
+        raise self._not_gaussian()
+
+    def _not_gaussian(self) -> NotImplementedError:
+        return NotImplementedError(
+            f"Expected a Gaussian process for this solver; got {type(self).__name__}."
+        )
+
+    def _each(self, f: Callable[..., Any], *pieces: Any) -> Any:
+        """Return f(self, *pieces); a Joint returns the structure of f(part, *its pieces)."""
+        return f(self, *pieces)
+
+    def _spread(self, value: Any, name: str) -> Any:
+        """Return the value; a Joint gives each part the one value, or its own of a structure."""
+        return value
 
     def _convert(self, prediction: Any, to: Any, x_t: State, t: Any) -> Any:
         raise NotImplementedError(

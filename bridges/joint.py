@@ -75,9 +75,8 @@ class Joint(Process):
 
     def _spread(self, value: Any, name: str) -> Any:
         """Give every part the one value, or its own from a structure."""
-        if self._is_structure(value):
-            return self._split(value, name)
-        return self._build(lambda key, part: value)
+        own = self._split(value, name) if self._is_structure(value) else None
+        return self._build(lambda k, p: p._spread(value if own is None else own[k], name))
 
     def _build(self, f: Callable[[Any, Process], Any]) -> Any:
         built = {key: f(key, part) for key, part in self._items()}
@@ -138,11 +137,18 @@ class Joint(Process):
     def _loss_scale(self, t: Any) -> Any:
         return self._build(lambda k, p: p._loss_scale(t[k]))
 
+    def _log_snr(self, t: Any) -> Any:
+        return self._build(lambda k, p: p._log_snr(t[k]))
+
     def _log_prob(self, x_t: State, x_0: State, s: Any, t: Any) -> Any:
         return self._build(lambda k, p: p._log_prob(x_t[k], x_0[k], s[k], t[k]))
 
     def _score(self, x_t: State, x_0: State, t: Any) -> Any:
         return self._build(lambda k, p: p._score(x_t[k], x_0[k], t[k]))
+
+    def _each(self, f: Callable[..., Any], *pieces: Any) -> Any:
+        own = [self._split(piece, "the prediction") for piece in pieces]
+        return self._build(lambda k, p: p._each(f, *(piece[k] for piece in own)))
 
     # ---------------------------------------------------------------- checks and times
 

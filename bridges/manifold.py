@@ -86,6 +86,9 @@ class BrownianMotion(Process):
             w, b = cast(keep, w, self.tangent_ndim) * w, a * torch.expm1(eta**2 * torch.log(t / s))
         return self._exp(x_0, w) if eta == 0 else self._bridge_along(x_0, w, a, b, draws)
 
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return -torch.log(self.rate * t)
+
     def _log_prob(self, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor) -> Tensor:
         return self._log_kernel(x_t, x_0, self.rate * (t - s))
 

@@ -4,7 +4,7 @@ Each is a process and holds a process; `Process.where`, `Process.on` and `Proces
 them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -55,11 +55,22 @@ class Wrapper(Process):
     def _loss_scale(self, t: Any) -> Any:
         return self.process._loss_scale(t)
 
+    def _log_snr(self, t: Any) -> Any:
+        return self.process._log_snr(t)
+
     def _log_prob(self, x_t: State, x_0: State, s: Any, t: Any) -> Any:
         return self.process._log_prob(x_t, x_0, s, t)
 
     def _score(self, x_t: State, x_0: State, t: Any) -> Any:
         return self.process._score(x_t, x_0, t)
+
+    def _scales(self, t: Any) -> Any:
+        return self.process._scales(t)
+
+    def _combine(
+        self, x_t: State, share: Any, terms: Iterable[tuple[Any, State]], sigma: Any, draws: Draws
+    ) -> State:
+        return self.process._combine(x_t, share, terms, sigma, draws)
 
     def _convert(self, prediction: Any, to: Any, x_t: State, t: Any) -> Any:
         return self.process._convert(prediction, to, x_t, t)
@@ -142,6 +153,12 @@ class Clocked(Wrapper):
     def _loss_scale(self, t: Any) -> Any:
         return self.process._loss_scale(self.clock(t))
 
+    def _log_snr(self, t: Any) -> Any:
+        return self.process._log_snr(self.clock(t))
+
+    def _scales(self, t: Any) -> Any:
+        return self.process._scales(self.clock(t))
+
     def _log_prob(self, x_t: State, x_0: State, s: Any, t: Any) -> Any:
         return self.process._log_prob(x_t, x_0, self.clock(s), self.clock(t))
 
@@ -176,6 +193,11 @@ class Tempered(Wrapper):
         self, prediction: Any, x_t: State, s: Any, t: Any, eta: Any, draws: Draws
     ) -> tuple[State, State]:
         return self.process._step(prediction, x_t, s, t, eta, TemperedDraws(draws, self.scale))
+
+    def _combine(
+        self, x_t: State, share: Any, terms: Iterable[tuple[Any, State]], sigma: Any, draws: Draws
+    ) -> State:
+        return self.process._combine(x_t, share, terms, sigma, TemperedDraws(draws, self.scale))
 
 
 @final
@@ -231,6 +253,17 @@ class Partial(Wrapper):
         safe = self._safe(prediction, x_t)
         x_s, x_0_hat = self.process._step(safe, self._safe(x_t), s, t, eta, draws)
         return self._keep(x_s, x_t), self._keep(x_0_hat, x_t)
+
+    def _combine(
+        self,
+        x_t: Tensor,
+        share: Any,
+        terms: Iterable[tuple[Any, Tensor]],
+        sigma: Any,
+        draws: Draws,
+    ) -> Tensor:
+        safe = [(factor, self._safe(term)) for factor, term in terms]
+        return self._keep(self.process._combine(self._safe(x_t), share, safe, sigma, draws), x_t)
 
     def _error(self, prediction: Any, x_0: Tensor, x_t: Tensor | None, t: Any) -> Any:
         safe = None if x_t is None else self._safe(x_t)

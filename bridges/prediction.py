@@ -12,6 +12,7 @@ the vector :math:`w = v_t\,s` from x_t to the endpoint (Tweedie), where s is the
 -\varepsilon/\sqrt{v_t}`, and the velocity of the probability flow is :math:`-\tfrac12 \dot v_t s`.
 """
 
+import math
 from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
-from bridges._draw import Draws
+from bridges._draw import Draws, Generator, as_draws
 from bridges._shapes import Bundle
 
 
@@ -147,6 +148,40 @@ class Mixture(Prediction):
                 f"centres of shape {(*batch, 'M', *point)}; got logits {tuple(given[0])}, centres "
                 f"{tuple(given[1])} and variances {tuple(given[2])}."
             )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Gaussian(Prediction):
+    r"""A normal law of x_0, :math:`N(\mu, \sigma^2)` for each number; what denoisers return.
+
+    Its point is the mean, and its error the squared distance from that, as of any point. To draw
+    x_0 and bridge to the draw, say it as a `Mixture` of one component.
+
+    Args:
+        mean: μ, in the shape of the state.
+        var: σ², broadcasting with the mean; 0 where x_0 is known.
+
+    >>> gaussian = Gaussian(torch.tensor([0.0, 1.0]), torch.tensor(4.0))
+    >>> gaussian.log_prob(torch.zeros(2))
+    tensor([-1.6121, -1.7371])
+    """
+
+    mean: Tensor
+    var: Tensor
+
+    def filled(self, keep: Callable[[Tensor, float], Tensor]) -> Self:
+        return type(self)(keep(self.mean, 0.0), keep(self.var, 1.0))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density of each number of x, where the variance is positive."""
+        return -0.5 * ((x - self.mean) ** 2 / self.var + torch.log(2 * math.pi * self.var))
+
+    def sample(self, *, generator: Generator = None) -> Tensor:
+        """Draw x_0, like the mean."""
+        mean = self.mean
+        noise = as_draws(generator).normal(mean.shape, mean.dtype, mean.device)
+        return mean + self.var.sqrt() * noise
 
 
 @final

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+import gaussian_cases
+import sphere_cases
 from bridges import (
     GeometricClock,
     Joint,
@@ -117,6 +119,8 @@ SPACES = [
     Case("period 1", FRACTION, angles(period=1.0), circle(1.0), GridAngle(0.11, 1.0)),
     Case("rotation", ROTATION, rotations(), entries, SeriesRotation(0.9), wide=(2.9, 6.1)),
 ]
+
+SPACES += [*gaussian_cases.rows(Case), Case(**sphere_cases.ROW)]
 
 COMBINED = [
     Case(

@@ -1,0 +1,206 @@
+r"""Structured noise: a linear map A of standard normal numbers, for `StructuredDiffusion`.
+
+Noise that couples the numbers of a point, such as the positions of a molecule without its centre
+of mass, is :math:`A z` with :math:`z \sim N(0, I)` of the point's own shape. It may live on a part
+of the space only, the range of A; on it the covariance :math:`A A^T` has an inverse, its
+pseudo-inverse :math:`(A A^T)^+`.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from bridges._shapes import Constant, describe
+
+
+class LinearNoise(ABC):
+    """A linear map A on points of a shape.
+
+    All maps take and return tensors `(*B, *point_shape)` and keep device and dtype; z and y may be
+    any tensors of that shape, on the range or off it.
+    """
+
+    @property
+    @abstractmethod
+    def point_shape(self) -> tuple[int, ...]:
+        """The shape of one point."""
+
+    @property
+    @abstractmethod
+    def condition(self) -> str:
+        """What points on the range do, after "Expected x to …"."""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The leading part of the batch that A depends on, by a mask or by weights."""
+        return ()
+
+    @abstractmethod
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return A z."""
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Tensor:
+        """Bring any x onto the range; what lies on it stays."""
+
+    @abstractmethod
+    def covariance(self, y: Tensor) -> Tensor:
+        """Return A Aᵀ y."""
+
+    @abstractmethod
+    def precision(self, y: Tensor) -> Tensor:
+        """Return (A Aᵀ)⁺ y."""
+
+    @abstractmethod
+    def rank(self, device: torch.device) -> Tensor:
+        """Return the dimension of the range, float64 over `batch_shape`."""
+
+    @abstractmethod
+    def trace(self, device: torch.device) -> Tensor:
+        """Return the trace of A Aᵀ, the mean of |A z|², float64 over `batch_shape`."""
+
+    @abstractmethod
+    def log_det(self, device: torch.device) -> Tensor:
+        """Return the log of the product of A Aᵀ's positive eigenvalues, like the rank."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ZeroCentreOfMass(LinearNoise):
+    r"""Noise of n atoms that leaves their centre of mass where it is.
+
+    .. math:: A = I - \frac{1 w^T}{\sum_i w_i}, \qquad
+        (A A^T)^+ = \Big(I - \frac{w w^T}{|w|^2}\Big)\Big(I - \frac{1 1^T}{n}\Big), \qquad
+        \det\nolimits_+ A A^T = \frac{n\,|w|^2}{(\sum_i w_i)^2}
+
+    for each coordinate: A moves all atoms together, so that :math:`w^T x = 0`. Atoms off the mask
+    are padding: they get no noise and are 0, and n and the sums are over the others.
+
+    References:
+        Köhler, Klein & Noé, Equivariant flows: exact likelihood generative learning for symmetric
+        densities, 2020.
+        Xu et al., GeoDiff: a geometric diffusion model for molecular conformation generation,
+        2022.
+
+    Args:
+        n: the number of atoms, padding included.
+        d: the number of coordinates.
+        mask: which atoms are there, bool, shape `(n,)` or `(*B, n)` with B a leading part of the
+            batch; None for all.
+        weight: w, the masses; at least 0 and not all 0 on an example, shape like the mask's; None
+            for equal ones.
+
+    Raises:
+        TypeError, ValueError: if the mask or the weights are not as expected.
+
+    >>> noise = ZeroCentreOfMass(3, 1, weight=torch.tensor([1.0, 1.0, 2.0]))
+    >>> noise(torch.tensor([[4.0], [0.0], [2.0]])).T
+    tensor([[ 2., -2.,  0.]])
+    """
+
+    n: int
+    d: int = 3
+    mask: Tensor | None = None
+    weight: Tensor | None = None
+    _mask: Constant = field(init=False, repr=False)
+    _vectors: Constant = field(init=False, repr=False)
+    _sizes: Constant = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("n", "d"):
+            check_count(getattr(self, name), name)
+        mask = torch.ones(self.n, dtype=torch.bool) if self.mask is None else self.mask
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            raise TypeError(f"Expected mask to be bool; got {describe(mask)}.")
+        weight = mask.new_ones(self.n, dtype=torch.float64) if self.weight is None else self.weight
+        if not isinstance(weight, Tensor) or weight.is_complex():
+            raise TypeError(f"Expected weight to be a real tensor; got {describe(weight)}.")
+        for name, value in (("mask", mask), ("weight", weight)):
+            if value.shape[-1:] != (self.n,):
+                raise ValueError(
+                    f"Expected {name} to have shape (…, {self.n}); got {tuple(value.shape)}."
+                )
+        if mask.ndim > 1 and weight.ndim > 1 and mask.shape != weight.shape:
+            raise ValueError(
+                f"Expected weight to have shape ({self.n},) or that of mask, {tuple(mask.shape)}; "
+                f"got {tuple(weight.shape)}."
+            )
+        self._prepare(mask, torch.where(mask, weight.to(mask.device, torch.float64), 0.0))
+
+    def _prepare(self, mask: Tensor, w: Tensor) -> None:
+        mask = mask.expand(w.shape)
+        n, total, size = mask.sum(-1).double(), w.sum(-1), w.square().sum(-1)
+        if not bool((w >= 0).all()) or not bool(((total > 0) | (n == 0)).all()):
+            raise ValueError(
+                "Expected weight to be at least 0 and not all 0; got one that is not."
+            )
+        empty = n == 0
+        n_, total_, size_ = (torch.where(empty, 1.0, value) for value in (n, total, size))
+        even, share = mask / n_.unsqueeze(-1), w / total_.unsqueeze(-1)
+        unit = w / size_.sqrt().unsqueeze(-1)
+        skew = n_ * size_ / total_**2
+        sizes = ((n - 1).clamp(min=0), torch.where(empty, 0.0, n - 2 + skew), skew.log())
+        object.__setattr__(self, "_mask", Constant(mask))
+        object.__setattr__(self, "_vectors", Constant(torch.stack((even, share, unit))))
+        object.__setattr__(self, "_sizes", Constant(self.d * torch.stack(sizes)))
+
+    @property
+    def point_shape(self) -> tuple[int, ...]:
+        return self.n, self.d
+
+    @property
+    def condition(self) -> str:
+        return "have its centre of mass at 0, and 0 off the mask"
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        given = [value for value in (self.mask, self.weight) if value is not None]
+        return max((tuple(value.shape[:-1]) for value in given), key=len, default=())
+
+    def _over(self, value: Tensor, x: Tensor) -> Tensor:
+        """Bring values of atoms to the rank of a state."""
+        between = x.ndim - 1 - value.ndim
+        return value.reshape(*value.shape[:-1], *[1] * between, self.n, 1)
+
+    def _kept(self, x: Tensor) -> Tensor:
+        if self.mask is None:
+            return x
+        return torch.where(self._over(self._mask.on(x.device), x), x, 0.0)
+
+    def _vector(self, i: int, x: Tensor) -> Tensor:
+        """Return one of the vectors 1/n, w/Σw and w/|w|."""
+        return self._over(self._vectors.on(x.device)[i], x).to(x.dtype)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self._kept(z - (self._vector(1, z) * z).sum(-2, keepdim=True))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return A x; whatever stands off the mask, NaN too, becomes 0."""
+        return self(self._kept(x))
+
+    def covariance(self, y: Tensor) -> Tensor:
+        y = self._kept(y)
+        return self(y - self._vector(1, y) * y.sum(-2, keepdim=True))
+
+    def precision(self, y: Tensor) -> Tensor:
+        even, unit, y = self._vector(0, y), self._vector(2, y), self._kept(y)
+        y = y - (even * y).sum(-2, keepdim=True)
+        return self._kept(y - unit * (unit * y).sum(-2, keepdim=True))
+
+    def rank(self, device: torch.device) -> Tensor:
+        return self._sizes.on(device)[0]
+
+    def trace(self, device: torch.device) -> Tensor:
+        return self._sizes.on(device)[1]
+
+    def log_det(self, device: torch.device) -> Tensor:
+        return self._sizes.on(device)[2]
+
+
+def check_count(value: object, name: str) -> None:
+    """Raise unless a value is a positive integer."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"Expected {name} to be a positive integer; got {describe(value)}.")
