@@ -202,7 +202,8 @@ def _direction(q: Tensor, axis: Tensor, perpendicular: Tensor) -> Tensor:
     height = _so3.safe_norm(perpendicular)
     towards = perpendicular / torch.where(height == 0, 1.0, height).unsqueeze(-1)
     q = q.clamp(0, 1).unsqueeze(-1)
-    return (1 - 2 * q) * axis + 2 * (q * (1 - q)).sqrt() * towards
+    half_sine = (q * (1 - q)).clamp(min=1e-30).sqrt()  # with a finite slope at both ends
+    return (1 - 2 * q) * axis + 2 * half_sine * towards
 
 
 def _lift(rotvec: Tensor, v: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import gaussian_cases
+import quaternion_cases
 import sphere_cases
 from bridges import (
     GeometricClock,
@@ -120,7 +121,18 @@ SPACES = [
     Case("rotation", ROTATION, rotations(), entries, SeriesRotation(0.9), wide=(2.9, 6.1)),
 ]
 
-SPACES += [*gaussian_cases.rows(Case), Case(**sphere_cases.ROW)]
+SPACES += [
+    *gaussian_cases.rows(Case),
+    Case(**sphere_cases.ROW),
+    Case(
+        "quaternion",
+        quaternion_cases.QUATERNION,
+        quaternion_cases.quaternions(),
+        quaternion_cases.coordinates,
+        quaternion_cases.GENERAL,
+        wide=quaternion_cases.WIDE,
+    ),
+]
 
 COMBINED = [
     Case(

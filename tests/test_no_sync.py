@@ -20,6 +20,7 @@ from bridges import (
     Score,
     SphereDiffusion,
     UniformDiscreteDiffusion,
+    UnitQuaternionDiffusion,
     Velocity,
     WrappedBrownianDiffusion,
     standardloss,
@@ -35,6 +36,7 @@ PARTS = {
     "angle": WrappedBrownianDiffusion(0.7, 1.0),
     "rot": RotationDiffusion(0.9),
     "sphere": SphereDiffusion(1.1),
+    "quaternion": UnitQuaternionDiffusion(0.9),
 }
 MASK = torch.ones(B, L, dtype=torch.bool, device=META)
 PROCESSES = PARTS | {
@@ -106,7 +108,7 @@ def test_steps_noise_and_errors(name, kind):
 def said(name):
     """What a network may say on a continuous space, other than a point."""
     x = point(name)
-    vector = torch.empty(B, L, 3, device=META) if name.startswith("rot") else x
+    vector = torch.empty(B, L, 3, device=META) if name.startswith(("rot", "quat")) else x
     mixture = torch.empty(B, L, 2, device=META)
     centres = x.unsqueeze(2).expand(B, L, 2, *x.shape[2:])
     return Score(vector), Noise(vector), Velocity(vector), Mixture(mixture, centres, mixture)
