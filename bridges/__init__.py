@@ -6,7 +6,12 @@ guesses x_0; sampling alternates the guess and a step of the bridge towards it.
 
 from bridges._draw import Draws, GivenDraws, StreamDraws
 from bridges.angle import WrappedBrownianDiffusion, WrappedInterpolatedBrownianDiffusion
-from bridges.categorical import UniformDiscreteDiffusion
+from bridges.categorical import (
+    IndependentDiscreteDiffusion,
+    MaskingDiscreteDiffusion,
+    MixtureDiscreteDiffusion,
+    UniformDiscreteDiffusion,
+)
 from bridges.clock import (
     Clock,
     GeometricClock,
@@ -15,7 +20,9 @@ from bridges.clock import (
     LogarithmicClock,
     PowerClock,
 )
-from bridges.gaussian import OrnsteinUhlenbeckDiffusion
+from bridges.correlated_noise import CovarianceFactor, SymmetricNoise
+from bridges.discrete_time import DiscreteTimeDiffusion
+from bridges.gaussian import BrownianDiffusion, GaussianDiffusion, OrnsteinUhlenbeckDiffusion
 from bridges.grid import (
     cosine_times,
     explicit_times,
@@ -27,47 +34,79 @@ from bridges.grid import (
     uniform_times,
 )
 from bridges.joint import Joint
+from bridges.linear_noise import LinearNoise, ZeroCentreOfMass
 from bridges.loss import Loss, standardloss
 from bridges.prediction import Mixture, Noise, PlugIn, Prediction, Score, Tangent, Velocity
 from bridges.process import Process
+from bridges.quaternion import UnitQuaternionDiffusion
+from bridges.rate_matrix import GeneralDiscreteDiffusion
 from bridges.rotation import RotationDiffusion
 from bridges.sampler import Step, sample_backward, trajectory
+from bridges.schedule import DecaySchedule, RectifiedSchedule, Schedule, ShiftedSchedule
 from bridges.selfcondition import selfconditioned, selfconditioning_estimate
 from bridges.share_clock import CDFClock, CosineClock, LogLinearClock
 from bridges.sphere import SphereDiffusion
+from bridges.structured import StructuredDiffusion
 from bridges.table_clock import TableClock
+from bridges.unmasking import Remasking, sample_by_first_hitting
+from bridges.ve_schedule import EDMSchedule, VESchedule
+from bridges.vp_schedule import CosineSchedule, OffsetCosineSchedule, TableSchedule, VPSchedule
 
 __all__ = [
+    "BrownianDiffusion",
     "CDFClock",
     "Clock",
     "CosineClock",
+    "CosineSchedule",
+    "CovarianceFactor",
+    "DecaySchedule",
+    "DiscreteTimeDiffusion",
     "Draws",
+    "EDMSchedule",
+    "GaussianDiffusion",
+    "GeneralDiscreteDiffusion",
     "GeometricClock",
     "GivenDraws",
+    "IndependentDiscreteDiffusion",
     "Joint",
     "LinearClock",
+    "LinearNoise",
     "LinearRateClock",
     "LogLinearClock",
     "LogarithmicClock",
     "Loss",
+    "MaskingDiscreteDiffusion",
     "Mixture",
+    "MixtureDiscreteDiffusion",
     "Noise",
+    "OffsetCosineSchedule",
     "OrnsteinUhlenbeckDiffusion",
     "PlugIn",
     "PowerClock",
     "Prediction",
     "Process",
+    "RectifiedSchedule",
+    "Remasking",
     "RotationDiffusion",
+    "Schedule",
     "Score",
+    "ShiftedSchedule",
     "SphereDiffusion",
     "Step",
     "StreamDraws",
+    "StructuredDiffusion",
+    "SymmetricNoise",
     "TableClock",
+    "TableSchedule",
     "Tangent",
     "UniformDiscreteDiffusion",
+    "UnitQuaternionDiffusion",
+    "VESchedule",
+    "VPSchedule",
     "Velocity",
     "WrappedBrownianDiffusion",
     "WrappedInterpolatedBrownianDiffusion",
+    "ZeroCentreOfMass",
     "cosine_times",
     "explicit_times",
     "exponential_times",
@@ -75,6 +114,7 @@ __all__ = [
     "karras_times",
     "quadratic_times",
     "sample_backward",
+    "sample_by_first_hitting",
     "selfconditioned",
     "selfconditioning_estimate",
     "standardloss",

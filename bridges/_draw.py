@@ -16,6 +16,7 @@ from typing import Final, TypeAlias, final
 import torch
 from torch import Tensor
 
+from bridges._inversion import draw_from_logits
 from bridges._shapes import describe, positive
 
 DIGITS: Final = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
@@ -56,10 +57,8 @@ class Draws(ABC):
         Returns:
             int64 tokens of shape (*B,).
         """
-        cdf = torch.softmax(logits, -1, dtype=torch.float64).cumsum(-1)
         u = self.uniform((*logits.shape[:-1], 1), torch.float64, logits.device)
-        token = torch.searchsorted(cdf, u * cdf[..., -1:], right=True)
-        return token.squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+        return draw_from_logits(logits, u)
 
 
 @final

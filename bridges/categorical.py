@@ -1,176 +1,37 @@
-r"""Tokens: integers in [0, K) that forget their value and land on a fresh draw from π.
+"""Tokens with independent jumps: to any state, to a mask, or both; see `jumps` for their laws."""
 
-At rate β a token jumps: it takes a fresh draw from π, which may be the state it left, so the rate
-counts *events*, not substitutions. With :math:`\alpha_t = e^{-\beta t}`,
-
-.. math:: P(x_t \mid x_0) = \alpha_t\,1[x_t = x_0] + (1 - \alpha_t)\,\pi(x_t) .
-
-The bridge given x_0 = x and x_t = y, with :math:`a = \alpha_t/\alpha_s`, is exact and costs the
-same for every K. If x ≠ y it keeps x, takes y, or draws afresh from π, with probabilities
-
-.. math::
-    \frac{\alpha_s - \alpha_t}{1 - \alpha_t}, \qquad \frac{(1 - \alpha_s)\,a}{1 - \alpha_t}, \qquad
-    \frac{(1 - \alpha_s)(1 - a)}{1 - \alpha_t} ;
-
-if x = y it draws afresh with probability :math:`(1 - \alpha_s)(1 - a)\,\pi_y / (\alpha_t + (1 -
-\alpha_t)\pi_y)` and stays otherwise. One uniform number decides both whether to draw and what.
-"""
-
-import math
-from abc import abstractmethod
-from dataclasses import dataclass
-from typing import Any, Final, final
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from bridges._draw import Draws
-from bridges._shapes import as_number, describe, positive
-from bridges.process import Process
-
-TOKEN_DTYPES: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-"""What tokens may be predicted in; states are int64."""
-
-BITS: Final = 1 / math.log(2)
-"""Bits in a nat: Diffusions.jl measures the cross-entropy in bits."""
-
-
-class IndependentJumps(Process):
-    """Tokens that jump to a fresh draw from π, each at its own times.
-
-    An integer prediction is a point in [0, K), which is not checked in a step; a floating one of
-    shape `(*B, K)` is logits. `endpoint` draws x̂_0 from the logits: right for a model trained
-    with cross-entropy. The error is the cross-entropy in nats.
-    """
-
-    rate: float
-    k: int
-
-    @abstractmethod
-    def _pi(self, token: Tensor) -> Tensor:
-        """Return π of each token, in float64."""
-
-    @abstractmethod
-    def _quantile(self, u: Tensor) -> Tensor:
-        """Map numbers uniform in [0, 1) to tokens distributed as π."""
-
-    def bridge_probs(self, x_0: Tensor, x_t: Tensor, s: Any, t: Any) -> Tensor:
-        """Return the law of x_s given x_0 and x_t, as `sample_bridge` draws it.
-
-        Args:
-            x_0: tokens, shape `(*B,)`.
-            x_t: tokens, shape `(*B,)`.
-            s: time, 0 ≤ s ≤ t.
-            t: time of x_t, positive.
-
-        Returns:
-            Probabilities in float64, shape `(*B, K)`.
-
-        >>> process = UniformDiscreteDiffusion(1.0, 3)
-        >>> process.bridge_probs(torch.tensor(0), torch.tensor(2), 0.0, 1.0)
-        tensor([1., 0., 0.], dtype=torch.float64)
-        """
-        self._check(x_0, "x_0")
-        self._check(x_t, "x_t")
-        self._check_alike(x_0, x_t)
-        s, t = self._times(x_t, s=s, t=t)
-        fresh, to_t = (p.unsqueeze(-1) for p in self._weights(x_0, x_t, s, t))
-        states = torch.arange(self.k, device=x_t.device)
-        at_0, at_t = (functional.one_hot(x, self.k).double() for x in (x_0, x_t))
-        return fresh * self._pi(states) + to_t * at_t + (1 - fresh - to_t) * at_0
-
-    def _weights(self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the probabilities to draw afresh and to take x_t; the rest keeps x_0."""
-        jumped_s, jumped = -torch.expm1(-self.rate * s), -torch.expm1(-self.rate * (t - s))
-        jumped_t, kept = -torch.expm1(-self.rate * t), torch.exp(-self.rate * (t - s))
-        same, pi = x_0 == x_t, self._pi(x_t)
-        evidence = torch.where(same, torch.exp(-self.rate * t) + jumped_t * pi, jumped_t)
-        fresh = jumped_s * jumped * torch.where(same, pi, 1.0) / evidence
-        return fresh, torch.where(same, 0.0, jumped_s * kept / evidence)
-
-    def _forward(self, x: Tensor, s: Tensor, t: Tensor, draws: Draws) -> Tensor:
-        jumped = -torch.expm1(-self.rate * (t - s))
-        u = draws.uniform(x.shape, torch.float64, x.device)
-        return torch.where(u < jumped, self._quantile(u / jumped), x)
-
-    def _bridge(
-        self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor, eta: float, draws: Draws
-    ) -> Tensor:
-        fresh, to_t = self._weights(x_0, x_t, s, t)
-        u = draws.uniform(x_t.shape, torch.float64, x_t.device)
-        x_s = torch.where(u < fresh + to_t, x_t, x_0)
-        return torch.where(u < fresh, self._quantile(u / fresh), x_s)
-
-    def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return self._quantile(draws.uniform(shape, torch.float64, device))
-
-    def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
-        if isinstance(prediction, Tensor) and prediction.dtype in TOKEN_DTYPES:
-            return self._point(prediction, x_t)
-        return draws.categorical(self._logits(prediction, x_t))
-
-    def _logits(self, prediction: Any, x: Tensor) -> Tensor:
-        expected = (*x.shape, self.k)
-        if not isinstance(prediction, Tensor) or not prediction.is_floating_point():
-            raise TypeError(
-                f"Expected logits of shape {tuple(expected)} for {type(self).__name__}; "
-                f"got {describe(prediction)}."
-            )
-        if prediction.shape != expected:
-            raise ValueError(
-                f"Expected logits to have shape {tuple(expected)}; got {tuple(prediction.shape)}."
-            )
-        return prediction
-
-    def _error(self, prediction: Any, x_0: Tensor, x_t: Tensor | None, t: Any) -> Tensor:
-        logits = self._logits(prediction, x_0).reshape(-1, self.k)
-        return functional.cross_entropy(logits, x_0.reshape(-1), reduction="none").reshape(
-            x_0.shape
-        )
-
-    def _log_prob(self, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        stayed = torch.where(x_t == x_0, torch.exp(-self.rate * (t - s)), 0.0)
-        jumped = -torch.expm1(-self.rate * (t - s)) * self._pi(x_t)
-        return torch.log(stayed + jumped).to(torch.get_default_dtype())
-
-    def _check_dtype(self, x: Tensor, name: str) -> None:
-        if x.dtype != torch.int64:
-            raise TypeError(f"Expected {name} to be an int64 tensor of tokens; got {describe(x)}.")
-
-    def _check_values(self, x: Tensor, name: str) -> None:
-        if x.numel() and not bool(((x >= 0) & (x < self.k)).all()):
-            raise ValueError(
-                f"Expected {name} to hold tokens in [0, {self.k}); "
-                f"got values from {int(x.min())} to {int(x.max())}."
-            )
-
-    def _eta(self, eta: Any) -> float:
-        number = as_number(eta, "eta")
-        if number != 1:
-            raise ValueError(
-                f"Expected eta to be 1 for tokens, which have no deterministic path; got {eta!r}."
-            )
-        return number
+from bridges._shapes import Constant, as_number, positive
+from bridges._tables import count, law
+from bridges.jumps import IndependentJumps
+from bridges.token_process import TINY
 
 
 @final
 @dataclass(frozen=True)
 class UniformDiscreteDiffusion(IndependentJumps):
-    r"""Tokens that jump to a uniform draw from all K states. Exact; see the module for the laws.
+    r"""Tokens that jump to a uniform draw from all K states. Exact.
 
-    Its rate matrix is :math:`Q = \beta(\tfrac1K \mathbf 1\mathbf 1^T - I)`; a substitution happens
-    at rate :math:`\beta (K-1)/K`.
+    .. math:: Q = \beta\,(\tfrac1K \mathbf 1 \mathbf 1^T - I)
+
+    A substitution, a jump to another state, happens at rate :math:`\beta (K-1)/K`.
 
     References:
         Austin et al., Structured denoising diffusion models in discrete state-spaces, 2021.
 
     Args:
-        rate: β, jumps per unit of time, positive.
+        rate: β, jumps per unit of time, positive; see `from_substitution_rate` for the other unit.
         k: K, the number of states, at least 2.
 
     Raises:
-        ValueError: if the rate is not positive or there are fewer than two states.
+        TypeError, ValueError: if the rate is not a positive number or k not an integer from 2 up.
 
     >>> process = UniformDiscreteDiffusion(0.5, 20)
     >>> x_0 = torch.zeros(2, 5, dtype=torch.int64)
@@ -184,19 +45,235 @@ class UniformDiscreteDiffusion(IndependentJumps):
 
     def __post_init__(self) -> None:
         positive(self.rate, "rate")
-        if type(self.k) is not int or self.k < 2:
-            raise ValueError(f"Expected k to be an integer of at least 2; got {describe(self.k)}.")
+        count(self.k)
+
+    @classmethod
+    def from_substitution_rate(cls, rate: float, k: int) -> Self:
+        r"""Return the process that changes a token `rate` times per unit of time on average.
+
+        Args:
+            rate: substitutions per unit of time; :math:`\beta = rate \cdot K/(K - 1)` events.
+            k: K, the number of states, at least 2.
+
+        >>> UniformDiscreteDiffusion.from_substitution_rate(0.75, 4)
+        UniformDiscreteDiffusion(rate=1.0, k=4)
+        """
+        return cls(positive(rate, "rate") * count(k) / (k - 1), k)
 
     def _pi(self, token: Tensor) -> Tensor:
-        return torch.full_like(token, 1 / self.k, dtype=torch.float64)
+        return torch.full((), 1 / self.k, dtype=torch.float64, device=token.device)
 
     def _quantile(self, u: Tensor) -> Tensor:
         return (u * self.k).to(torch.int64).clamp_(0, self.k - 1)
 
-    def _loss_scale(self, t: Tensor) -> Tensor:
-        r"""Return √(1 − e^{−βt}) · ((K − 1)/K) / 1.44, Diffusions.jl's scaler.
+    @property
+    def _moving(self) -> float:
+        return (self.k - 1) / self.k
 
-        The root is the share of tokens that jumped; (K − 1)/K of the jumps change the token, and
-        1.44 = 1/ln 2 turns nats into bits. Here 1.44 is exactly 1/ln 2.
+
+class TableJumps(IndependentJumps):
+    """Tokens that jump to a fresh draw from a table of probabilities."""
+
+    _table: Constant
+    _cdf: Constant
+
+    def _set(self, table: Tensor) -> None:
+        """Keep π of all S states, and its running sum, which ends at 1 exactly."""
+        cdf = table.cumsum(-1)
+        object.__setattr__(self, "_table", Constant(table))
+        object.__setattr__(self, "_cdf", Constant(cdf / cdf[-1]))
+
+    def _pi(self, token: Tensor) -> Tensor:
+        return self._table.on(token.device).take(token)
+
+    def _quantile(self, u: Tensor) -> Tensor:
+        cdf = self._cdf.on(u.device)
+        return torch.searchsorted(cdf, u, right=True).clamp_(max=len(cdf) - 1)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class IndependentDiscreteDiffusion(TableJumps):
+    r"""Tokens that jump to a draw from any law π of the K states, such as that of the data. Exact.
+
+    .. math:: Q = \beta\,(\mathbf 1 \pi^T - I)
+
+    The prior is π. A token jumps to another state at rate :math:`\beta (1 - \sum_k \pi_k^2)` on
+    average over π. A state with :math:`\pi_k = 0` may be x_0, but nothing jumps to it.
+
+    References:
+        Vignac et al., DiGress: discrete denoising diffusion for graph generation, 2023 (marginal
+        noise).
+
+    Args:
+        rate: β, jumps per unit of time, positive; see `from_substitution_rate` for the other unit.
+        pi: π, shape (K,), K at least 2, none negative, with sum 1 within 10⁻⁶; it is divided by
+            its sum.
+
+    Raises:
+        TypeError, ValueError: if the rate is not a positive number or π not a law.
+
+    >>> process = IndependentDiscreteDiffusion(1.0, [0.5, 0.3, 0.2])
+    >>> process.log_prob(torch.tensor(1), torch.tensor(0), 100.0).exp()
+    tensor(0.3000)
+    """
+
+    rate: float
+    pi: Sequence[float] | Tensor
+    k: int = field(init=False)
+    _table: Constant = field(init=False, repr=False)
+    _cdf: Constant = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        positive(self.rate, "rate")
+        pi = law(self.pi)
+        object.__setattr__(self, "pi", pi)
+        object.__setattr__(self, "k", len(pi))
+        self._set(pi)
+
+    @classmethod
+    def from_substitution_rate(cls, rate: float, pi: Sequence[float] | Tensor) -> Self:
+        r"""Return the process that changes a token `rate` times per unit of time on average.
+
+        The average is over π, the law that the process keeps. ForwardBackward.jl counts so.
+
+        Args:
+            rate: substitutions per unit of time; :math:`\beta = rate/(1 - \sum_k \pi_k^2)` events.
+            pi: π, shape (K,).
+
+        Raises:
+            ValueError: if π has all its mass on one state, where there is no substitution.
+
+        >>> IndependentDiscreteDiffusion.from_substitution_rate(1.24, [0.5, 0.3, 0.2]).rate
+        2.0
         """
-        return (-torch.expm1(-self.rate * t)).sqrt() * ((self.k - 1) / self.k / BITS)
+        table = law(pi)
+        if bool(table.max() == 1):
+            raise ValueError("Expected pi to have mass on more than one state; got one.")
+        return cls(positive(rate, "rate") / float((table * (1 - table)).sum()), pi)
+
+    @property
+    def _moving(self) -> float:
+        return 1 - float(torch.as_tensor(self.pi).square().sum())
+
+
+@final
+@dataclass(frozen=True)
+class MaskingDiscreteDiffusion(IndependentJumps):
+    r"""Tokens that jump to a mask, and stay there. Exact.
+
+    .. math:: P(x_t = x_0) = e^{-\beta t}, \qquad P(x_t = \text{mask}) = 1 - e^{-\beta t}
+
+    The mask is state K: it may stand in x_t but not in x_0, and logits are of the K real states.
+    The prior is all masks. A reverse step reveals a mask with probability :math:`(\alpha_s -
+    \alpha_t)/(1 - \alpha_t)`, and a revealed token carries over, whatever is guessed for it: if
+    `error` is given x_t, it has no error either. A jump changes its token, so here an event is a
+    substitution.
+
+    References:
+        Austin et al., Structured denoising diffusion models in discrete state-spaces, 2021
+        (absorbing state).
+        Sahoo et al., Simple and effective masked diffusion language models, 2024.
+        Shi et al., Simplified and generalized masked diffusion for discrete data, 2024.
+
+    Args:
+        rate: β, jumps per unit of time, positive; with rate 1 on `LogLinearClock` the share of
+            masks is linear in t.
+        k: K, the number of real states, at least 2.
+
+    Raises:
+        TypeError, ValueError: if the rate is not a positive number or k not an integer from 2 up.
+
+    >>> MaskingDiscreteDiffusion(1.0, 20).sample_prior((3,))
+    tensor([20, 20, 20])
+    """
+
+    rate: float
+    k: int
+
+    def __post_init__(self) -> None:
+        positive(self.rate, "rate")
+        count(self.k)
+
+    @property
+    def states(self) -> int:
+        """S = K + 1, the real states and the mask."""
+        return self.k + 1
+
+    def _pi(self, token: Tensor) -> Tensor:
+        return (token == self.k).double()
+
+    def _quantile(self, u: Tensor) -> Tensor:
+        return torch.full_like(u, self.k, dtype=torch.int64)
+
+    @property
+    def _moving(self) -> float:
+        return 1.0
+
+    def _forward(self, x: Tensor, s: Tensor, t: Tensor, draws: Draws) -> Tensor:
+        u = draws.uniform(x.shape, torch.float64, x.device)
+        return torch.where(u < self._jumped(t - s), self.k, x)
+
+    def _bridge(
+        self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor, eta: float, draws: Draws
+    ) -> Tensor:
+        reveal = torch.exp(-self.rate * s) * self._jumped(t - s) / self._jumped(t).clamp(min=TINY)
+        u = draws.uniform(x_t.shape, torch.float64, x_t.device)
+        return torch.where((x_t == self.k) & (u < reveal), x_0, x_t)
+
+    def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.full(shape, self.k, dtype=torch.int64, device=device)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MixtureDiscreteDiffusion(TableJumps):
+    r"""Tokens that jump to a mask with probability m, else to a draw from π. Exact.
+
+    .. math:: Q = \beta\,\big(\mathbf 1\,[(1 - m)\,\pi,\; m]^T - I\big)
+
+    The mask is state K: it may stand in x_t but not in x_0, and logits are of the K real states. A
+    mask may jump back to a token, so a revealed token may be wrong and is changed later. The prior
+    is the law of one jump.
+
+    References:
+        von Rütte et al., Generalized interpolating discrete diffusion, 2025 (there m varies with
+        time).
+
+    Args:
+        rate: β, jumps per unit of time, positive; it counts events.
+        pi: π, shape (K,), as for `IndependentDiscreteDiffusion`.
+        mask: m, 0 ≤ m ≤ 1; 1 is `MaskingDiscreteDiffusion`.
+
+    Raises:
+        TypeError, ValueError: if the rate is not positive, π not a law or m not in [0, 1].
+
+    >>> process = MixtureDiscreteDiffusion(1.0, [0.5, 0.3, 0.2], mask=0.9)
+    >>> process.k, process.states
+    (3, 4)
+    """
+
+    rate: float
+    pi: Sequence[float] | Tensor
+    mask: float
+    k: int = field(init=False)
+    _table: Constant = field(init=False, repr=False)
+    _cdf: Constant = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        positive(self.rate, "rate")
+        pi = law(self.pi)
+        if not 0 <= as_number(self.mask, "mask") <= 1:
+            raise ValueError(f"Expected mask to lie in [0, 1]; got {self.mask!r}.")
+        object.__setattr__(self, "pi", pi)
+        object.__setattr__(self, "k", len(pi))
+        self._set(torch.cat([(1 - self.mask) * pi, pi.new_tensor([self.mask])]))
+
+    @property
+    def states(self) -> int:
+        """S = K + 1, the real states and the mask."""
+        return self.k + 1
+
+    @property
+    def _moving(self) -> float:
+        return 1 - (1 - self.mask) * float(torch.as_tensor(self.pi).square().sum())

@@ -14,6 +14,7 @@ import torch
 import gaussian_cases
 import quaternion_cases
 import sphere_cases
+import token_cases
 from bridges import (
     GeometricClock,
     Joint,
@@ -122,6 +123,7 @@ SPACES = [
 ]
 
 SPACES += [
+    *(Case(**row) for row in token_cases.ROWS),
     *gaussian_cases.rows(Case),
     Case(**sphere_cases.ROW),
     Case(
