@@ -12,31 +12,53 @@ import bridges
 PACKAGE = Path(bridges.__file__).parent
 
 LAYERS = {
-    # helpers: shapes and times, every random draw, rotation maps and the heat kernel
+    # helpers: shapes and times, every random draw, maps and heat kernels
     "_shapes": "",
-    "_draw": "_shapes",
+    "_inversion": "",
+    "_tables": "_shapes",
+    "_draw": "_shapes _inversion",
     "_so3": "",
     "_so3_kernel": "_shapes _so3",
     "_so3_draw": "_shapes _draw _so3 _so3_kernel",
-    # time changes and the protocol
+    "_sphere_kernel": "_shapes _draw _so3 _so3_kernel _so3_draw",
+    "_s3_kernel": "_shapes _so3 _so3_kernel",
+    "_s3_draw": "_shapes _draw _so3 _so3_draw _s3_kernel",
+    "_rate_matrix": "_shapes _tables",
+    # time changes, time grids and schedules
     "clock": "_shapes",
     "grid": "_shapes",
     "share_clock": "_shapes clock",
     "table_clock": "_shapes clock grid",
+    "schedule": "_shapes",
+    "vp_schedule": "_shapes schedule",
+    "ve_schedule": "_shapes schedule",
+    # the protocol
     "_space": "_shapes",
     "_hooks": "_shapes _draw _space",
     "prediction": "_shapes _draw",
-    "process": "_shapes _draw _hooks clock prediction",
+    "_measures": "_shapes _hooks prediction",
+    "process": "_shapes _draw _measures clock",
     # processes made from one process
     "partial": "_shapes _draw _space clock prediction process",
     # what the spaces of one kind share
     "gaussian_process": "_shapes _draw prediction process",
     "manifold": "_shapes _draw prediction process",
+    "token_process": "_shapes _draw prediction process",
+    "jumps": "_draw token_process",
+    "transition": "_draw _inversion _shapes token_process",
     # one space a file; none imports another
-    "gaussian": "_shapes _draw gaussian_process",
-    "categorical": "_shapes _draw prediction process",
+    "gaussian": "_shapes _draw schedule gaussian_process",
+    "categorical": "_shapes _draw _tables token_process jumps",
+    "rate_matrix": "_shapes _draw _tables _rate_matrix transition",
+    "discrete_time": "_shapes _draw _tables transition",
     "angle": "_shapes _draw manifold",
     "rotation": "_shapes _draw _so3 _so3_kernel _so3_draw manifold",
+    "sphere": "_shapes _draw _so3 _so3_draw _sphere_kernel manifold",
+    "quaternion": "_shapes _draw _s3_kernel _s3_draw prediction manifold",
+    # noise with a structure
+    "linear_noise": "_shapes",
+    "correlated_noise": "_shapes linear_noise",
+    "structured": "_shapes _draw _hooks _space gaussian_process linear_noise partial prediction",
     # several processes as one
     "joint": "_shapes _draw clock process",
     # the noise of published models
@@ -46,6 +68,8 @@ LAYERS = {
     "selfcondition": "_shapes _draw",
     "loss": "_shapes process",
     "sampler": "_shapes _draw process selfcondition",
+    "unmasking": "_draw _shapes _space categorical clock partial prediction process sampler "
+    "selfcondition token_process",
     # pieces of networks
     "convert": "_shapes",
     "nn": "_shapes _draw",
@@ -59,7 +83,16 @@ LAYERS = {
     "testing": "_shapes clock process _two_sample _trial",
 }
 
-SPACES = ("gaussian", "categorical", "angle", "rotation")
+SPACES = (
+    "gaussian",
+    "categorical",
+    "rate_matrix",
+    "discrete_time",
+    "angle",
+    "rotation",
+    "sphere",
+    "quaternion",
+)
 OUTSIDE = {"torch", "numpy"}
 OPTIONAL = {"biotite", "roma"}
 ALSO = {"_two_sample": {"scipy"}}
