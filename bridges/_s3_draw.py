@@ -47,10 +47,9 @@ from bridges._s3_kernel import (
     kept_share,
     kernel_ratio,
     product,
-    unit,
 )
 from bridges._shapes import cast, expand_leading, on_host
-from bridges._so3 import safe_norm, sinc
+from bridges._so3 import safe_norm, sinc, unit
 
 WIDE: Final = 5.0
 """Above this variance a bridge is drawn from its nearer end; up to it, two images are enough."""

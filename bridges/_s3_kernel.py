@@ -66,12 +66,6 @@ def between(p: Tensor, q: Tensor) -> Tensor:
     return product(conjugate(p), q)
 
 
-def unit(q: Tensor) -> Tensor:
-    """Return quaternions (…, 4) that are nearly of unit length at unit length."""
-    length: Tensor = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
-    return q / length
-
-
 def exp(rotvec: Tensor) -> Tensor:
     """Return the unit quaternions (…, 4) of rotation vectors (…, 3) of any length."""
     half = 0.5 * safe_norm(rotvec).unsqueeze(-1)

@@ -26,6 +26,11 @@ def safe_norm(x: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
 
 
+def unit(x: Tensor) -> Tensor:
+    """Return vectors (…, n) that are not tiny at unit length."""
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True))
+
+
 def quat_to_matrix(q: Tensor) -> Tensor:
     """Return the rotation matrices (…, 3, 3) of unit quaternions (…, 4), scalar first."""
     w, x, y, z = q.unbind(-1)

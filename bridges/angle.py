@@ -60,7 +60,7 @@ class WrappedMotion(BrownianMotion):
     period: float
 
     def __post_init__(self) -> None:
-        positive(self.rate, "rate")
+        super().__post_init__()
         positive(self.period, "period")
 
     def _exp(self, x: Tensor, w: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from bridges._draw import Draws
-from bridges._shapes import cast
+from bridges._shapes import cast, positive
 from bridges.prediction import Mixture, Noise, Score, Tangent, Velocity, known
 from bridges.process import Process
 
@@ -36,6 +36,9 @@ class BrownianMotion(Process):
     tangent_ndim: ClassVar[int] = 0
 
     rate: float
+
+    def __post_init__(self) -> None:
+        positive(self.rate, "rate")
 
     # ---------------------------------------------------------------- what a space writes
 
@@ -135,6 +138,14 @@ class BrownianMotion(Process):
         """Return the tangent vector from x_t to the endpoint, v_t times the score."""
         value = self._tangent(x_t, prediction.value.to(x_t.dtype))
         return cast(self._unit(type(prediction), t), value, self.tangent_ndim) * value
+
+    def _vector(self, w: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return w if it has the shape of tangent vectors, or raise."""
+        if w.shape != shape:
+            raise ValueError(
+                f"Expected a tangent vector of shape {tuple(shape)}; got {tuple(w.shape)}."
+            )
+        return w
 
     def _unit(self, kind: type, t: Tensor) -> Tensor:
         """Return w for a prediction of one."""

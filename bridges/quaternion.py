@@ -9,25 +9,22 @@ same rate; on the unit sphere in ℝ⁴ the variance is v/4. The angle between t
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
 from bridges import _s3_kernel as s3
 from bridges._draw import Draws
-from bridges._s3_draw import sample_between, sample_kernel, sample_uniform
-from bridges._shapes import describe, positive
-from bridges.manifold import BrownianMotion
+from bridges._s3_draw import sample_between, sample_kernel
+from bridges._so3 import unit
 from bridges.prediction import Prediction
-
-UNIT: Final = 1e-3
-"""How far from 1 the length of a quaternion may be."""
+from bridges.unit_vector import UnitVectorMotion
 
 
 @final
 @dataclass(frozen=True)
-class UnitQuaternionDiffusion(BrownianMotion):
+class UnitQuaternionDiffusion(UnitVectorMotion):
     """Brownian motion on S³, on unit quaternions. Exact; see the module for the laws.
 
     The prior is uniform. A prediction is any quaternion, of which `endpoint` takes the direction,
@@ -54,49 +51,29 @@ class UnitQuaternionDiffusion(BrownianMotion):
     torch.Size([8, 4])
     """
 
-    point_ndim: ClassVar[int] = 1
-    tangent_ndim: ClassVar[int] = 1
+    size: ClassVar[int] = 4
+    pole: ClassVar[int] = 0
 
     rate: float
-
-    def __post_init__(self) -> None:
-        positive(self.rate, "rate")
 
     # ---------------------------------------------------------------- maps
 
     def _exp(self, x: Tensor, w: Tensor) -> Tensor:
-        return s3.unit(s3.product(x, s3.exp(w)))
+        return unit(s3.product(x, s3.exp(w)))
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         return s3.log(s3.between(x, y))
 
     def _tangent(self, x: Tensor, w: Tensor) -> Tensor:
-        if w.shape != (*x.shape[:-1], 3):
-            raise ValueError(
-                f"Expected a tangent vector of shape {(*x.shape[:-1], 3)}; got {tuple(w.shape)}."
-            )
-        return w
-
-    def _point(self, prediction: Any, x_t: Tensor) -> Tensor:
-        return self._project(super()._point(prediction, x_t))
-
-    def _project(self, point: Tensor) -> Tensor:
-        """Return the direction of any quaternion; 1 for zero, where a gradient still turns it."""
-        size = point.detach().abs().amax(-1, keepdim=True)
-        one = torch.eye(4, dtype=point.dtype, device=point.device)[0]
-        scaled = point / torch.where(size == 0, 1.0, size)
-        return s3.unit(scaled + torch.where(size == 0, one, 0.0))
+        return self._vector(w, (*x.shape[:-1], 3))
 
     # ---------------------------------------------------------------- draws
 
     def _diffuse(self, x: Tensor, v: Tensor, draws: Draws) -> Tensor:
-        return s3.unit(s3.product(x, sample_kernel(v, x.shape[:-1], draws, x.dtype, x.device)))
+        return unit(s3.product(x, sample_kernel(v, x.shape[:-1], draws, x.dtype, x.device)))
 
     def _bridge_along(self, x_0: Tensor, w: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor:
-        return s3.unit(s3.product(x_0, sample_between(w, a, b, draws)))
-
-    def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return sample_uniform(shape, draws, dtype, device)
+        return unit(s3.product(x_0, sample_between(w, a, b, draws)))
 
     # ---------------------------------------------------------------- densities and errors
 
@@ -121,18 +98,3 @@ class UnitQuaternionDiffusion(BrownianMotion):
         1.4, between the 1.3 of rotations and the 1.6 of angles.
         """
         return 8 * (-torch.expm1(-0.3125 * self.rate * t)).sqrt()
-
-    # ---------------------------------------------------------------- checks
-
-    def _check_shape(self, x: Any, name: str) -> None:
-        super()._check_shape(x, name)
-        if x.shape[-1] != 4:
-            raise ValueError(f"Expected {name} to hold quaternions (…, 4); got {describe(x)}.")
-
-    def _check_values(self, x: Tensor, name: str) -> None:
-        gap = (torch.linalg.vector_norm(x, dim=-1) - 1).abs()
-        if x.numel() and not bool((gap < UNIT).all()):
-            raise ValueError(
-                f"Expected {name} to hold unit quaternions, of length 1 to {UNIT}; got a length "
-                f"that is {float(gap.max()):.2g} off."
-            )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bridges import _so3
 from bridges._draw import Draws
-from bridges._shapes import describe, positive
+from bridges._shapes import describe
 from bridges._so3_draw import sample_between, sample_kernel, sample_uniform
 from bridges._so3_kernel import log_heat_kernel
 from bridges.manifold import BrownianMotion
@@ -58,9 +58,6 @@ class RotationDiffusion(BrownianMotion):
 
     rate: float
 
-    def __post_init__(self) -> None:
-        positive(self.rate, "rate")
-
     def _exp(self, x: Tensor, w: Tensor) -> Tensor:
         return _so3.compose(x, _so3.exp(w))
 
@@ -68,11 +65,7 @@ class RotationDiffusion(BrownianMotion):
         return _so3.log(_so3.between(x, y))
 
     def _tangent(self, x: Tensor, w: Tensor) -> Tensor:
-        if w.shape != (*x.shape[:-2], 3):
-            raise ValueError(
-                f"Expected a tangent vector of shape {(*x.shape[:-2], 3)}; got {tuple(w.shape)}."
-            )
-        return w
+        return self._vector(w, (*x.shape[:-2], 3))
 
     def _project(self, point: Tensor) -> Tensor:
         return _so3.nearest(point)

@@ -16,30 +16,21 @@ x_s = R_s x_0. Every law is drawn exactly, without tables.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from bridges._draw import Draws
-from bridges._shapes import describe, positive
-from bridges._so3 import quat_to_rotvec, safe_norm, sinc
+from bridges._so3 import quat_to_rotvec, safe_norm, sinc, unit
 from bridges._so3_draw import sample_between, sample_kernel
 from bridges._sphere_kernel import log_sphere_kernel, sample_turn
-from bridges.manifold import BrownianMotion
-
-UNIT: Final = 1e-3
-"""How far from 1 the length of a vector may be that still counts as a unit vector."""
+from bridges.unit_vector import UnitVectorMotion
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
     """Return the inner products of vectors (…, 3), as (…, 1)."""
     return (x * y).sum(-1, keepdim=True)
-
-
-def unit(x: Tensor) -> Tensor:
-    """Return vectors (…, 3) of about unit length, at unit length."""
-    return x * torch.rsqrt(dot(x, x))
 
 
 def across(x: Tensor, y: Tensor) -> Tensor:
@@ -65,7 +56,7 @@ def any_across(x: Tensor) -> Tensor:
 
 @final
 @dataclass(frozen=True)
-class SphereDiffusion(BrownianMotion):
+class SphereDiffusion(UnitVectorMotion):
     """Brownian motion on the unit sphere S², on unit vectors. Exact; see the module for the laws.
 
     The prior is uniform. A prediction is any vector, of which `endpoint` takes the direction, a
@@ -91,13 +82,10 @@ class SphereDiffusion(BrownianMotion):
     torch.Size([8, 3])
     """
 
-    point_ndim: ClassVar[int] = 1
-    tangent_ndim: ClassVar[int] = 1
+    size: ClassVar[int] = 3
+    pole: ClassVar[int] = 2
 
     rate: float
-
-    def __post_init__(self) -> None:
-        positive(self.rate, "rate")
 
     # ---------------------------------------------------------------- maps
 
@@ -116,21 +104,8 @@ class SphereDiffusion(BrownianMotion):
         return torch.where(close, 1.0, angle) * way / torch.where(close | opposite, 1.0, sin)
 
     def _tangent(self, x: Tensor, w: Tensor) -> Tensor:
-        if w.shape != x.shape:
-            raise ValueError(
-                f"Expected a tangent vector of shape {tuple(x.shape)}; got {tuple(w.shape)}."
-            )
+        w = self._vector(w, x.shape)
         return w - dot(x, w) * x
-
-    def _point(self, prediction: Any, x_t: Tensor) -> Tensor:
-        return self._project(super()._point(prediction, x_t))
-
-    def _project(self, point: Tensor) -> Tensor:
-        """Return the direction of any vector; +z for zero, where the gradient still turns it."""
-        size = point.detach().abs().amax(-1, keepdim=True)
-        pole = torch.eye(3, dtype=point.dtype, device=point.device)[2]
-        scaled = point / torch.where(size == 0, 1.0, size)
-        return unit(scaled + torch.where(size == 0, pole, 0.0))
 
     # ---------------------------------------------------------------- draws
 
@@ -148,9 +123,6 @@ class SphereDiffusion(BrownianMotion):
         q = torch.cat((near * cos, near * sin * x_0 + cos * axis + sin * way), -1)
         return _turned(sample_between(quat_to_rotvec(q), a, b, draws), x_0)
 
-    def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return self._project(draws.normal((*shape, 3), dtype, device))
-
     # ---------------------------------------------------------------- densities
 
     def _log_kernel(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
@@ -161,19 +133,6 @@ class SphereDiffusion(BrownianMotion):
         # The part of x across y is sin β long, and sin β / 2 cos(β/2) = sin(β/2).
         slope = log_sphere_kernel(sin, cos, v)[1] / (2 * cos.clamp(min=1e-12))
         return (-slope.unsqueeze(-1) * across(y.double(), x.double())).to(y.dtype)
-
-    def _check_shape(self, x: Any, name: str) -> None:
-        super()._check_shape(x, name)
-        if x.shape[-1] != 3:
-            raise ValueError(f"Expected {name} to hold vectors (…, 3); got {describe(x)}.")
-
-    def _check_values(self, x: Tensor, name: str) -> None:
-        gap = (torch.linalg.vector_norm(x, dim=-1) - 1).abs()
-        if x.numel() and not bool((gap < UNIT).all()):
-            raise ValueError(
-                f"Expected {name} to hold unit vectors, of length 1 to {UNIT}; got a vector that "
-                f"is {float(gap.max()):.2g} off."
-            )
 
     def _loss_scale(self, t: Tensor) -> Tensor:
         r"""Return 2 √(1 − e^{−v/2}).

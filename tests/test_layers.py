@@ -43,6 +43,7 @@ LAYERS = {
     # what the spaces of one kind share
     "gaussian_process": "_shapes _draw prediction process",
     "manifold": "_shapes _draw prediction process",
+    "unit_vector": "_shapes _draw _so3 manifold",
     "token_process": "_shapes _draw prediction process",
     "jumps": "_draw token_process",
     "transition": "_draw _inversion _shapes token_process",
@@ -53,8 +54,8 @@ LAYERS = {
     "discrete_time": "_shapes _draw _tables transition",
     "angle": "_shapes _draw manifold",
     "rotation": "_shapes _draw _so3 _so3_kernel _so3_draw manifold",
-    "sphere": "_shapes _draw _so3 _so3_draw _sphere_kernel manifold",
-    "quaternion": "_shapes _draw _s3_kernel _s3_draw prediction manifold",
+    "sphere": "_draw _so3 _so3_draw _sphere_kernel unit_vector",
+    "quaternion": "_draw _so3 _s3_kernel _s3_draw prediction unit_vector",
     # noise with a structure
     "linear_noise": "_shapes",
     "correlated_noise": "_shapes linear_noise",

@@ -221,8 +221,8 @@ def test_nan_shows_and_does_not_wait_for_ever():
 @pytest.mark.parametrize(
     ("x", "sentence"),
     [
-        (torch.ones(2, 4), "Expected x_t to hold unit quaternions, of length 1 to 0.001; got"),
-        (torch.ones(2, 3), r"Expected x_t to hold quaternions \(…, 4\); got"),
+        (torch.ones(2, 4), "Expected x_t to hold unit vectors, of length 1 to 0.001; got"),
+        (torch.ones(2, 3), r"Expected x_t to hold vectors \(…, 4\); got"),
     ],
 )
 def test_bad_states(x, sentence):

@@ -10,6 +10,7 @@ from scipy import stats
 from bridges import _s3_draw
 from bridges import _s3_kernel as s3
 from bridges._draw import GeneratorDraws
+from bridges._so3 import unit
 from quaternion_cases import (
     FULL,
     about,
@@ -49,7 +50,7 @@ def number(v):
 
 
 def random_quaternions(n, seed):
-    return s3.unit(torch.randn(n, 4, generator=rng(seed), dtype=DOUBLE))
+    return unit(torch.randn(n, 4, generator=rng(seed), dtype=DOUBLE))
 
 
 def close(a, b, tol):
