@@ -214,6 +214,17 @@ def test_mirror_points_have_equal_density_and_opposite_score():
         torch.testing.assert_close(left, -right, rtol=1e-12, atol=1e-14)
 
 
+@PERIODS
+@pytest.mark.parametrize("share", [0.23, 0.25, 0.35])
+def test_the_two_forms_of_the_density_agree(period, share):
+    process = WrappedBrownianDiffusion(1.0, period)
+    turn = period * (torch.arange(41, dtype=DOUBLE) / 40 - 0.5)
+    v = torch.tensor((share * period) ** 2, dtype=DOUBLE)
+    few, many = process._images(turn, v), process._waves(turn, v)
+    torch.testing.assert_close(few[0], many[0], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(few[1] * period, many[1] * period, rtol=1e-10, atol=1e-10)
+
+
 def test_error_and_endpoint_take_any_turn():
     x_0 = torch.tensor([1.4, -1.0, 0.0], dtype=DOUBLE)
     prediction = torch.tensor([-1.4 + 2 * PERIOD, -1.5, 0.3 - PERIOD], dtype=DOUBLE)
