@@ -115,12 +115,12 @@ def said(name):
 
 
 @pytest.mark.parametrize("name", [name for name in PROCESSES if not name.startswith("seq")])
-@pytest.mark.parametrize("kind", ["host", "per example", "mixed"])
+@pytest.mark.parametrize("kind", ["host", "mixed"])
 def test_tangent_vectors_and_mixtures(name, kind):
     process, x = PROCESSES[name], point(name)
     s, t = times(process, x, 1.0, 2.5, kind)
     for guess in said(name):
-        for eta in (0.0, 0.6, 1.0):
+        for eta in (1.0,) if isinstance(guess, Mixture) else (0.0, 0.6):
             for found in process._step(guess, x, s, t, eta, Counted(50)):
                 alike(found, x)
         assert process._error(guess, x, x, t).shape == (B, L)
@@ -143,13 +143,13 @@ def test_densities(name, kind):
 def test_a_run_of_a_joint(kind):
     process = Joint(**PARTS).where(MASK)
     x = {name: point(name) for name in PARTS}
-    grid = [0.0, 0.3, 1.0, 9.0]
+    grid = [0.0, 0.3, 9.0]
     if kind == "tensor":
         grid = torch.tensor(grid)
     elif kind == "per example":
-        grid = torch.empty(4, B, dtype=torch.float64, device=META)
+        grid = torch.empty(3, B, dtype=torch.float64, device=META)
     elif kind == "structure":
-        grid = {name: grid for name in PARTS} | {"seq": [0.0] * 4}
+        grid = {name: grid for name in PARTS} | {"seq": [0.0] * 3}
 
     def guess(x_t, t):
         for leaf in t.values() if isinstance(t, dict) else [t]:
@@ -159,7 +159,7 @@ def test_a_run_of_a_joint(kind):
 
     eta = {name: 1.0 for name in PARTS}
     steps = list(_walk(guess, process, _grid(grid), x, eta, Counted(3000)))
-    assert len(steps) == 3
+    assert len(steps) == 2
     for name in PARTS:
         alike(steps[-1].x_s[name], x[name])
         alike(steps[-1].x_0_hat[name], x[name])

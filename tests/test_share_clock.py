@@ -65,7 +65,7 @@ def test_no_value_of_a_distribution_is_read(clock, formula):
 
 
 def test_a_distribution_is_left_as_it_was():
-    distribution = LogNormal(0.0, 1.0)
+    distribution = LogNormal(0.0, 1.0, validate_args=True)
     assert CDFClock(distribution)(double(0.0)).item() == 0
     with pytest.raises(ValueError, match="support"):
         distribution.cdf(torch.tensor(-1.0))
