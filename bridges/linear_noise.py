@@ -60,7 +60,7 @@ class LinearNoise(ABC):
 
     @abstractmethod
     def trace(self, device: torch.device) -> Tensor:
-        """Return the trace of A Aᵀ, the mean of |A z|², float64 over `batch_shape`."""
+        """Return the trace of A Aᵀ, the mean of ‖A z‖², float64 over `batch_shape`."""
 
     @abstractmethod
     def log_det(self, device: torch.device) -> Tensor:
