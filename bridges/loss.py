@@ -4,14 +4,13 @@ Each element's error is divided by the process's loss scale at its time, which k
 balance and lets high noise weigh somewhat more, and averaged over the elements that count.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from bridges._shapes import State, Time, expand_leading, leaves, map_structure
+from bridges._shapes import State, Time, describe, expand_leading, leaves, map_structure
 from bridges.process import Process
 
 
@@ -25,12 +24,14 @@ class Loss:
         parts: a scalar per part, sum over count; for a Joint, a structure like the state's.
         sums: the weighted errors summed, per part.
         counts: how many elements were summed, per part. Add sums and counts up over devices.
+        elements: the weighted error of each element, shape `(*B,)`, per part; 0 if not counted.
     """
 
     total: Tensor
     parts: Any
     sums: Any
     counts: Any
+    elements: Any
 
 
 def standardloss(
@@ -40,7 +41,7 @@ def standardloss(
     x_0: State,
     *,
     x_t: State | None = None,
-    scaler: Callable[[Process, Time], Any] | None = None,
+    scaler: Any = None,
     mask: Any = None,
 ) -> Loss:
     """Return the loss of a prediction of x_0 made at time t.
@@ -52,7 +53,9 @@ def standardloss(
         x_0: the clean state.
         x_t: the noised state, for predictions that need it.
         scaler: `scaler(process, t)` gives what to divide the error by, in the shape of t (for a
-            Joint, a structure); None for `process.loss_scale(t)`, Diffusions.jl's default.
+            Joint, a structure), such as the weights of `bridges.weight`; None for
+            `process.loss_scale(t)`, Diffusions.jl's default. For a Joint also a structure of such
+            functions, each called with its part.
         mask: bool over a leading part of the batch (for a Joint, one for all or a structure).
             Elements that it leaves out are not counted, whatever stands in them. It multiplies
             with the process's own mask.
@@ -75,21 +78,39 @@ def standardloss(
     (expanded,) = process._times(x_0, t=t)
     counted = process._counted(x_0, expanded)
     error = process.where(counted)._error(prediction, x_0, x_t, expanded)
-    scale = process.loss_scale(t) if scaler is None else scaler(process, t)
+    scale = _scale(scaler, process, t)
     scale = scale if _alike(scale, error) else map_structure(lambda e: scale, error)
-    sums = map_structure(_weighted_sum, error, scale, counted)
+    elements = map_structure(_weighted, error, scale, counted)
+    sums = map_structure(lambda e: e.sum(), elements)
     counts = map_structure(lambda c: c.sum(), counted)
     parts = map_structure(lambda total, n: total / n.clamp(min=1), sums, counts)
-    return Loss(sum(leaves(parts), torch.zeros(())), parts, sums, counts)
+    return Loss(sum(leaves(parts), torch.zeros(())), parts, sums, counts, elements)
+
+
+def _scale(scaler: Any, process: Process, t: Time) -> Any:
+    """Return what to divide by: what the scaler says, or those of the parts."""
+    if isinstance(scaler, dict | tuple):
+        scaler, t = process._spread(scaler, "scaler"), process._spread(t, "the time t")
+        return process._each(_own_scale, scaler, t)
+    return _own_scale(process, scaler, t)
+
+
+def _own_scale(process: Process, scaler: Any, t: Time) -> Any:
+    if scaler is None:
+        return process.loss_scale(t)
+    if not callable(scaler):
+        raise TypeError(f"Expected scaler to be callable; got {describe(scaler)}.")
+    return scaler(process, t)
 
 
 def _alike(scale: Any, error: Any) -> bool:
     return isinstance(scale, dict | tuple) == isinstance(error, dict | tuple)
 
 
-def _weighted_sum(error: Tensor, scale: Any, counted: Tensor) -> Tensor:
+def _weighted(error: Tensor, scale: Any, counted: Tensor) -> Tensor:
+    """Divide by the scale, at least in float32, and put 0 where an element is not counted."""
+    error = error.to(torch.promote_types(error.dtype, torch.float32))
     scale = torch.as_tensor(scale, device=error.device)
     scale = expand_leading(scale.to(error.dtype), error.ndim).expand_as(error)
-    kept = torch.where(counted, error, torch.zeros_like(error))
-    scaled = kept / torch.where(counted, scale, torch.ones_like(scale))
-    return scaled.sum(dtype=torch.promote_types(error.dtype, torch.float32))
+    kept = torch.where(counted, error, 0.0)
+    return kept / torch.where(counted, scale, 1.0)

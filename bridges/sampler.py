@@ -1,9 +1,11 @@
-"""Sampling: guess x_0, take a bridge step towards it, repeat.
+"""Sampling: guess x_0, take a step towards it, repeat.
 
 Grids of times increase and are walked from the last to the first, as in Diffusions.jl. The first
-time may be 0, and then the last guess comes out exactly.
+time may be 0, and then the last guess comes out exactly. The step is the process's own, a draw
+from its bridge, or that of a solver.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
@@ -11,10 +13,11 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from bridges._draw import Generator, as_draws
-from bridges._shapes import State, describe
+from bridges._draw import Draws, Generator, as_draws
+from bridges._shapes import State, describe, leaves
 from bridges.process import Process
 from bridges.selfcondition import RunGuess
+from bridges.solver import OwnStep, Solver, together
 
 Guess: TypeAlias = Callable[[State, Any], Any]
 
@@ -38,6 +41,7 @@ def trajectory(
     x: State,
     *,
     eta: Any = 1.0,
+    solver: Any = None,
     generator: Generator = None,
 ) -> Iterator[Step]:
     """Walk from the last time to the first and yield every step.
@@ -54,14 +58,18 @@ def trajectory(
             masks, best on the device of the state: what lies elsewhere is copied in every step.
         x: the state at the last time: a draw from the prior, or one noised in part.
         eta: stochasticity, 1 exact, 0 deterministic; for a Joint, one number or a structure.
+        solver: None for the process's own step, or a `Solver` for a Gaussian process, which has
+            its own stochasticity; for a Joint, one for all parts or a structure. A solver that
+            corrects asks for further guesses at x_s, of the whole state, but not at s = 0.
         generator: the source of randomness.
 
     Yields:
         `(s, x_s, x_0_hat)`, one per step; `.prediction` holds what the guess said.
 
     Raises:
-        TypeError, ValueError: before the first step, if the grid, x or eta is not what is
-        expected.
+        TypeError, ValueError: before the first step, if the grid, x, eta or solver is not what is
+            expected.
+        NotImplementedError: before the first step, if the solver is not one for the process.
 
     >>> from bridges import OrnsteinUhlenbeckDiffusion
     >>> process = OrnsteinUhlenbeckDiffusion(0.0)
@@ -72,11 +80,11 @@ def trajectory(
     process._check(x, "x")
     grid = _grid(timesteps)
     eta, draws = process._eta(eta), as_draws(generator)
-    process._times(x, **{f"timesteps[{i}]": t for i, t in enumerate(grid)})
+    _check_grid(process, grid, x)
     if not callable(guess):
         raise TypeError(f"Expected guess to be callable; got {describe(guess)}.")
     run = guess.start() if isinstance(guess, RunGuess) else guess
-    return _walk(run, process, grid, x, eta, draws)
+    return _walk(run, process, grid, x, eta, draws, solver)
 
 
 def sample_backward(
@@ -86,6 +94,7 @@ def sample_backward(
     x: State,
     *,
     eta: Any = 1.0,
+    solver: Any = None,
     generator: Generator = None,
 ) -> State:
     """Draw a sample at the first time; see `trajectory`, which this runs without gradients.
@@ -99,21 +108,76 @@ def sample_backward(
     tensor([3., 3.])
     """
     with torch.no_grad():
-        for step in trajectory(guess, process, timesteps, x, eta=eta, generator=generator):
+        for step in trajectory(
+            guess, process, timesteps, x, eta=eta, solver=solver, generator=generator
+        ):
             x = step.x_s
     return x
 
 
 def _walk(
-    guess: Guess, process: Process, grid: list[Any], x: State, eta: Any, draws: Any
+    guess: Guess,
+    process: Process,
+    grid: list[Any],
+    x: State,
+    eta: Any,
+    draws: Draws,
+    solver: Any = None,
 ) -> Iterator[Step]:
-    for i in range(len(grid) - 1, 0, -1):
-        s, t = process._expand(grid[i - 1], x), process._expand(grid[i], x)
-        prediction = guess(x, process._model_time(grid[i], x))
-        x, x_0_hat = process._step(prediction, x, s, t, eta, draws)
-        step = Step(grid[i - 1], x, x_0_hat)
-        step.prediction = prediction
-        yield step
+    """Start a run and return its steps; what a solver refuses raises here."""
+    solver = together(process._each(_chosen, process._spread(solver, "solver"), eta))
+    times = _expanded(process, grid, x)
+    carry, corrections = solver.start(process, times), solver.corrections
+
+    def steps(carry: Any, x: State) -> Iterator[Step]:
+        model_time = process._model_time(grid[-1], x)
+        for i in range(len(grid) - 1, 0, -1):
+            prediction, s, t = guess(x, model_time), times[i - 1], times[i]
+            carry, x, x_0_hat = solver.step(carry, prediction, x, s, t, draws)
+            if i > 1 or corrections:
+                model_time = process._model_time(grid[i - 1], x)
+            for _ in range(0 if corrections and _is_zero(grid[i - 1]) else corrections):
+                carry, x = solver.correct(carry, guess(x, model_time), x, s, t, draws)
+            step = Step(grid[i - 1], x, x_0_hat)
+            step.prediction = prediction
+            yield step
+
+    return steps(carry, x)
+
+
+def _check_grid(process: Process, grid: list[Any], x: State) -> None:
+    """Raise unless the times increase from 0 or later; numbers are looked at all at once."""
+    if all(isinstance(t, float) for t in grid):
+        times = torch.tensor(grid, dtype=torch.float64)
+        if 0 <= grid[0] and bool((times.diff() >= 0).all()) and math.isfinite(grid[-1]):
+            process._each(lambda part: part._check_time(times, "timesteps"))
+            return
+    process._times(x, **{f"timesteps[{i}]": t for i, t in enumerate(grid)})
+
+
+def _expanded(process: Process, grid: list[Any], x: State) -> list[Any]:
+    """Expand all times of a grid, numbers all at once."""
+    if all(isinstance(t, float) for t in grid):
+        times = torch.tensor(grid, dtype=torch.float64).unbind()
+        return [process._spread(t, "the time") for t in times]
+    return [process._expand(t, x) for t in grid]
+
+
+def _chosen(process: Process, solver: Any, eta: Any) -> Solver:
+    if solver is None:
+        return OwnStep(eta)
+    if not isinstance(solver, Solver):
+        raise TypeError(f"Expected solver to be a Solver or None; got {describe(solver)}.")
+    if eta != 1:
+        raise ValueError(f"Expected eta to be 1 beside a solver, which has its own; got {eta!r}.")
+    return solver
+
+
+def _is_zero(t: Any) -> bool:
+    """Whether all of a time is known to be 0, without waiting for a device."""
+    if isinstance(t, Tensor):
+        return t.device.type == "cpu" and not bool(t.any())
+    return t == 0 if isinstance(t, float) else all(map(_is_zero, leaves(t)))
 
 
 def _grid(timesteps: Any) -> list[Any]:

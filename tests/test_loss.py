@@ -160,6 +160,22 @@ def test_clean_elements_are_not_counted():
         assert standardloss(JOINT, zero, guess, x_0).total == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_elements_of_a_loss(dtype):
+    x_0, guess = ({k: v.to(dtype) if k == "pos" else v for k, v in x.items()} for x in batch())
+    mask = torch.rand(B, L, generator=rng(8)) < 0.6
+    loss = standardloss(JOINT, T, guess, x_0, mask=mask)
+    square = (guess["pos"] - x_0["pos"]).float() ** 2
+    for key, element in loss.elements.items():
+        assert element.shape == (x_0[key].shape if key == "pos" else (B, L))
+        assert element.dtype == torch.promote_types(guess[key].dtype, torch.float32)
+        assert (element[~mask] == 0).all()
+        torch.testing.assert_close(element.sum(), loss.sums[key])
+    scale = torch.sqrt(1 - torch.exp(-0.8 * T)).float().reshape(B, 1, 1)
+    exact = mask.unsqueeze(-1) * square / scale
+    torch.testing.assert_close(loss.elements["pos"].float(), exact, rtol=2e-3, atol=1e-5)
+
+
 # ------------------------------------------------------------------ masks
 
 
@@ -236,6 +252,33 @@ def test_a_custom_scaler():
     each = standardloss(JOINT, T, guess, x_0, scaler=lambda process, t: {"pos": 2.0, "seq": 1.0})
     torch.testing.assert_close(each.parts["pos"], plain.parts["pos"] / 2)
     torch.testing.assert_close(each.parts["seq"], plain.parts["seq"])
+
+
+def test_a_scaler_for_each_part():
+    x_0, guess = batch()
+    default, asked = standardloss(JOINT, T, guess, x_0), []
+
+    def scaler(process, t):
+        asked.append((process, t))
+        return 2.0
+
+    times = {"pos": T, "seq": 0.5}
+    mixed = standardloss(JOINT, times, guess, x_0, scaler={"pos": scaler, "seq": None})
+    assert asked == [(POS, T)]
+    plain = ((guess["pos"] - x_0["pos"]) ** 2).mean()
+    torch.testing.assert_close(mixed.parts["pos"], plain / 2)
+    alone = standardloss(SEQ, 0.5, guess["seq"], x_0["seq"]).total
+    torch.testing.assert_close(mixed.parts["seq"], alone)
+    own = standardloss(JOINT, T, guess, x_0, scaler={"pos": None, "seq": None})
+    torch.testing.assert_close(own.parts, default.parts)
+    for process, bad, error in (
+        (JOINT, 3.0, TypeError),
+        (JOINT, {"pos": scaler}, ValueError),
+        (POS, {"pos": scaler}, TypeError),
+    ):
+        x, said = (x_0, guess) if process is JOINT else (x_0["pos"], guess["pos"])
+        with pytest.raises(error, match="Expected scaler to be"):
+            standardloss(process, T, said, x, scaler=bad)
 
 
 @pytest.mark.parametrize("clock", [LinearClock(2.0), PowerClock(2.0)])
