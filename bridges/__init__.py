@@ -21,6 +21,8 @@ from bridges.clock import (
     PowerClock,
 )
 from bridges.correlated_noise import CovarianceFactor, SymmetricNoise
+from bridges.curve import CircleCurve, Curve, DataCurve, LineCurve, NoiseCurve
+from bridges.denoised_sampler import DDIMSampler, DDPMSampler, Sampler
 from bridges.discrete_time import DiscreteTimeDiffusion
 from bridges.gaussian import BrownianDiffusion, GaussianDiffusion, OrnsteinUhlenbeckDiffusion
 from bridges.grid import (
@@ -36,6 +38,13 @@ from bridges.grid import (
 from bridges.joint import Joint
 from bridges.linear_noise import LinearNoise, ZeroCentreOfMass
 from bridges.loss import Loss, standardloss
+from bridges.multistep import AdamsBashforthSolver, ExponentialSolver, RosenbrockSolver
+from bridges.one_step import (
+    DDIMSolver,
+    EulerSolver,
+    HeunSolver,
+    PredictorCorrectorSolver,
+)
 from bridges.prediction import Mixture, Noise, PlugIn, Prediction, Score, Tangent, Velocity
 from bridges.process import Process
 from bridges.quaternion import UnitQuaternionDiffusion
@@ -45,6 +54,7 @@ from bridges.sampler import Step, sample_backward, trajectory
 from bridges.schedule import DecaySchedule, RectifiedSchedule, Schedule, ShiftedSchedule
 from bridges.selfcondition import selfconditioned, selfconditioning_estimate
 from bridges.share_clock import CDFClock, CosineClock, LogLinearClock
+from bridges.solver import Solver
 from bridges.sphere import SphereDiffusion
 from bridges.structured import StructuredDiffusion
 from bridges.table_clock import TableClock
@@ -53,22 +63,33 @@ from bridges.ve_schedule import EDMSchedule, VESchedule
 from bridges.vp_schedule import CosineSchedule, OffsetCosineSchedule, TableSchedule, VPSchedule
 
 __all__ = [
+    "AdamsBashforthSolver",
     "BrownianDiffusion",
     "CDFClock",
+    "CircleCurve",
     "Clock",
     "CosineClock",
     "CosineSchedule",
     "CovarianceFactor",
+    "Curve",
+    "DDIMSampler",
+    "DDIMSolver",
+    "DDPMSampler",
+    "DataCurve",
     "DecaySchedule",
     "DiscreteTimeDiffusion",
     "Draws",
     "EDMSchedule",
+    "EulerSolver",
+    "ExponentialSolver",
     "GaussianDiffusion",
     "GeneralDiscreteDiffusion",
     "GeometricClock",
     "GivenDraws",
+    "HeunSolver",
     "IndependentDiscreteDiffusion",
     "Joint",
+    "LineCurve",
     "LinearClock",
     "LinearNoise",
     "LinearRateClock",
@@ -79,18 +100,23 @@ __all__ = [
     "Mixture",
     "MixtureDiscreteDiffusion",
     "Noise",
+    "NoiseCurve",
     "OffsetCosineSchedule",
     "OrnsteinUhlenbeckDiffusion",
     "PlugIn",
     "PowerClock",
     "Prediction",
+    "PredictorCorrectorSolver",
     "Process",
     "RectifiedSchedule",
     "Remasking",
+    "RosenbrockSolver",
     "RotationDiffusion",
+    "Sampler",
     "Schedule",
     "Score",
     "ShiftedSchedule",
+    "Solver",
     "SphereDiffusion",
     "Step",
     "StreamDraws",

@@ -68,7 +68,12 @@ LAYERS = {
     # guesses, losses, samplers
     "selfcondition": "_shapes _draw",
     "loss": "_shapes process",
-    "sampler": "_shapes _draw process selfcondition",
+    "curve": "_shapes _draw process",
+    "solver": "_shapes _draw curve process",
+    "one_step": "_shapes _draw curve solver",
+    "multistep": "_shapes _draw curve solver",
+    "sampler": "_shapes _draw process selfcondition solver",
+    "denoised_sampler": "_shapes _draw gaussian one_step sampler schedule solver",
     "unmasking": "_draw _shapes _space categorical clock partial prediction process sampler "
     "selfcondition token_process",
     # pieces of networks
