@@ -22,7 +22,9 @@ from bridges.clock import (
 )
 from bridges.correlated_noise import CovarianceFactor, SymmetricNoise
 from bridges.curve import CircleCurve, Curve, DataCurve, LineCurve, NoiseCurve
+from bridges.ddpm import DenoiseDiffusion
 from bridges.denoised_sampler import DDIMSampler, DDPMSampler, Sampler
+from bridges.denoiser import GaussianDenoiser, PreconditionedDenoiser, estimate_var
 from bridges.discrete_time import DiscreteTimeDiffusion
 from bridges.gaussian import BrownianDiffusion, GaussianDiffusion, OrnsteinUhlenbeckDiffusion
 from bridges.grid import (
@@ -39,13 +41,32 @@ from bridges.joint import Joint
 from bridges.linear_noise import LinearNoise, ZeroCentreOfMass
 from bridges.loss import Loss, standardloss
 from bridges.multistep import AdamsBashforthSolver, ExponentialSolver, RosenbrockSolver
+from bridges.network_denoiser import (
+    FlowDenoiser,
+    NoiseDenoiser,
+    RescheduledDenoiser,
+    ScoreDenoiser,
+    StepIndex,
+    VDenoiser,
+    VelocityDenoiser,
+)
 from bridges.one_step import (
     DDIMSolver,
     EulerSolver,
     HeunSolver,
     PredictorCorrectorSolver,
 )
-from bridges.prediction import Mixture, Noise, PlugIn, Prediction, Score, Tangent, Velocity
+from bridges.preconditioned_guess import PreconditionedGuess
+from bridges.prediction import (
+    Gaussian,
+    Mixture,
+    Noise,
+    PlugIn,
+    Prediction,
+    Score,
+    Tangent,
+    Velocity,
+)
 from bridges.process import Process
 from bridges.quaternion import UnitQuaternionDiffusion
 from bridges.rate_matrix import GeneralDiscreteDiffusion
@@ -58,9 +79,25 @@ from bridges.solver import Solver
 from bridges.sphere import SphereDiffusion
 from bridges.structured import StructuredDiffusion
 from bridges.table_clock import TableClock
+from bridges.time_sampler import (
+    LogNormalTimes,
+    LowDiscrepancyTimes,
+    NormalLogSNRTimes,
+    StratifiedTimes,
+    UniformLogSNRTimes,
+    UniformTimes,
+)
 from bridges.unmasking import Remasking, sample_by_first_hitting
 from bridges.ve_schedule import EDMSchedule, VESchedule
 from bridges.vp_schedule import CosineSchedule, OffsetCosineSchedule, TableSchedule, VPSchedule
+from bridges.weight import (
+    EDMWeight,
+    FlowWeight,
+    MinSNRWeight,
+    SNRWeight,
+    UniformWeight,
+    VWeight,
+)
 
 __all__ = [
     "AdamsBashforthSolver",
@@ -77,11 +114,17 @@ __all__ = [
     "DDPMSampler",
     "DataCurve",
     "DecaySchedule",
+    "DenoiseDiffusion",
     "DiscreteTimeDiffusion",
     "Draws",
     "EDMSchedule",
+    "EDMWeight",
     "EulerSolver",
     "ExponentialSolver",
+    "FlowDenoiser",
+    "FlowWeight",
+    "Gaussian",
+    "GaussianDenoiser",
     "GaussianDiffusion",
     "GeneralDiscreteDiffusion",
     "GeometricClock",
@@ -94,31 +137,43 @@ __all__ = [
     "LinearNoise",
     "LinearRateClock",
     "LogLinearClock",
+    "LogNormalTimes",
     "LogarithmicClock",
     "Loss",
+    "LowDiscrepancyTimes",
     "MaskingDiscreteDiffusion",
+    "MinSNRWeight",
     "Mixture",
     "MixtureDiscreteDiffusion",
     "Noise",
     "NoiseCurve",
+    "NoiseDenoiser",
+    "NormalLogSNRTimes",
     "OffsetCosineSchedule",
     "OrnsteinUhlenbeckDiffusion",
     "PlugIn",
     "PowerClock",
+    "PreconditionedDenoiser",
+    "PreconditionedGuess",
     "Prediction",
     "PredictorCorrectorSolver",
     "Process",
     "RectifiedSchedule",
     "Remasking",
+    "RescheduledDenoiser",
     "RosenbrockSolver",
     "RotationDiffusion",
+    "SNRWeight",
     "Sampler",
     "Schedule",
     "Score",
+    "ScoreDenoiser",
     "ShiftedSchedule",
     "Solver",
     "SphereDiffusion",
     "Step",
+    "StepIndex",
+    "StratifiedTimes",
     "StreamDraws",
     "StructuredDiffusion",
     "SymmetricNoise",
@@ -126,14 +181,21 @@ __all__ = [
     "TableSchedule",
     "Tangent",
     "UniformDiscreteDiffusion",
+    "UniformLogSNRTimes",
+    "UniformTimes",
+    "UniformWeight",
     "UnitQuaternionDiffusion",
+    "VDenoiser",
     "VESchedule",
     "VPSchedule",
+    "VWeight",
     "Velocity",
+    "VelocityDenoiser",
     "WrappedBrownianDiffusion",
     "WrappedInterpolatedBrownianDiffusion",
     "ZeroCentreOfMass",
     "cosine_times",
+    "estimate_var",
     "explicit_times",
     "exponential_times",
     "geometric_times",

@@ -61,6 +61,12 @@ class Hooks(Space, ABC):
     def _score(self, x_t: State, x_0: State, t: Any) -> Any:
         raise NotImplementedError(f"Expected a process with a score; got {type(self).__name__}.")
 
+    def _preconditioning(self, t: Any, var_x: Any) -> Any:
+        """Return the `Preconditioning` of networks; var_x is a float64 tensor, or None."""
+        raise NotImplementedError(
+            f"Expected a process with preconditioning; got {type(self).__name__}."
+        )
+
     def _scales(self, t: Any) -> Any:
         """Return α and σ of x_t given x_0, about the mean of the process."""
         raise self._not_gaussian()

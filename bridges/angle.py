@@ -63,6 +63,10 @@ class WrappedMotion(BrownianMotion):
         super().__post_init__()
         positive(self.period, "period")
 
+    @property
+    def _spread_of_uniform(self) -> float:
+        return self.period**2 / 12
+
     def _exp(self, x: Tensor, w: Tensor) -> Tensor:
         return wrap(x + w, self.period)
 

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from bridges._draw import Draws
 from bridges._shapes import as_number, cast
+from bridges.preconditioning import NumberPreconditioning, variance
 from bridges.prediction import Gaussian, Mixture, Noise, Score, Tangent, Velocity, known
 from bridges.process import Process
 
@@ -134,6 +135,9 @@ class GaussianProcess(Process):
         return torch.sqrt(v / (alpha**2 + v))
 
     # ---------------------------------------------------------------- predictions
+
+    def _preconditioning(self, t: Tensor, var_x: Tensor | None) -> NumberPreconditioning:
+        return NumberPreconditioning(*self._scales(t), variance(var_x, 1.0), self.mean)
 
     def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
         if isinstance(prediction, Mixture):

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bridges._draw import Draws
+from bridges.preconditioning import TokenPreconditioning
 from bridges.token_process import BITS, TINY, TokenProcess
 
 
@@ -135,6 +136,10 @@ class IndependentJumps(TokenProcess):
     def _is_told(self, x_t: Tensor) -> Tensor:
         """Whether x_t is x_0 for certain: nothing jumps there."""
         return (self._pi(x_t) == 0) & (x_t < self.k)
+
+    def _preconditioning(self, t: Tensor, var_x: Tensor | None) -> TokenPreconditioning:
+        """Return that with the odds of having jumped."""
+        return TokenPreconditioning(torch.log(self._jumped(t)) + self.rate * t)
 
     def _loss_scale(self, t: Tensor) -> Tensor:
         r"""Return √(1 − e^{−βt}) · m / 1.44, Diffusions.jl's scaler.

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from bridges._draw import Draws
 from bridges._shapes import cast, positive
+from bridges.preconditioning import TangentPreconditioning, variance
 from bridges.prediction import Mixture, Noise, Score, Tangent, Velocity, known
 from bridges.process import Process
 
@@ -39,6 +40,11 @@ class BrownianMotion(Process):
 
     def __post_init__(self) -> None:
         positive(self.rate, "rate")
+
+    @property
+    def _spread_of_uniform(self) -> float:
+        """The variance of the uniform law, per direction: how far a network ever has to point."""
+        return 1.0
 
     # ---------------------------------------------------------------- what a space writes
 
@@ -99,6 +105,10 @@ class BrownianMotion(Process):
         return self._kernel_score(x_t, x_0, self.rate * t)
 
     # ---------------------------------------------------------------- predictions
+
+    def _preconditioning(self, t: Tensor, var_x: Tensor | None) -> TangentPreconditioning:
+        var_x = variance(var_x, self._spread_of_uniform)
+        return TangentPreconditioning(self.rate * t, var_x, self.tangent_ndim)
 
     def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
         if isinstance(prediction, Tangent):

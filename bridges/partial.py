@@ -64,6 +64,9 @@ class Wrapper(Process):
     def _score(self, x_t: State, x_0: State, t: Any) -> Any:
         return self.process._score(x_t, x_0, t)
 
+    def _preconditioning(self, t: Any, var_x: Any) -> Any:
+        return self.process._preconditioning(t, var_x)
+
     def _scales(self, t: Any) -> Any:
         return self.process._scales(t)
 
@@ -155,6 +158,9 @@ class Clocked(Wrapper):
 
     def _log_snr(self, t: Any) -> Any:
         return self.process._log_snr(self.clock(t))
+
+    def _preconditioning(self, t: Any, var_x: Any) -> Any:
+        return self.process._preconditioning(self.clock(t), var_x)
 
     def _scales(self, t: Any) -> Any:
         return self.process._scales(self.clock(t))

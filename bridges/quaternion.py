@@ -8,6 +8,7 @@ same rate; on the unit sphere in ℝ⁴ the variance is v/4. The angle between t
 [0, 2π], with cos(θ/2) their inner product.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -57,6 +58,10 @@ class UnitQuaternionDiffusion(UnitVectorMotion):
     rate: float
 
     # ---------------------------------------------------------------- maps
+
+    @property
+    def _spread_of_uniform(self) -> float:
+        return (4 * math.pi**2 / 3 - 2) / 3
 
     def _exp(self, x: Tensor, w: Tensor) -> Tensor:
         return unit(s3.product(x, s3.exp(w)))

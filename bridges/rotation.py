@@ -7,6 +7,7 @@ frame of x_s.
 Both laws are drawn exactly, without tables, by one Gaussian and a test.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, final
 
@@ -57,6 +58,10 @@ class RotationDiffusion(BrownianMotion):
     tangent_ndim: ClassVar[int] = 1
 
     rate: float
+
+    @property
+    def _spread_of_uniform(self) -> float:
+        return (math.pi**2 / 3 + 2) / 3
 
     def _exp(self, x: Tensor, w: Tensor) -> Tensor:
         return _so3.compose(x, _so3.exp(w))

@@ -15,6 +15,7 @@ f the heat kernel on SO(3) and ω the angle of R_t; then R_s is drawn from the b
 x_s = R_s x_0. Every law is drawn exactly, without tables.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -88,6 +89,10 @@ class SphereDiffusion(UnitVectorMotion):
     rate: float
 
     # ---------------------------------------------------------------- maps
+
+    @property
+    def _spread_of_uniform(self) -> float:
+        return (math.pi**2 / 2 - 2) / 2
 
     def _exp(self, x: Tensor, w: Tensor) -> Tensor:
         length = safe_norm(w).unsqueeze(-1)

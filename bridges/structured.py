@@ -10,7 +10,7 @@ on t, all laws are those of the process inside: its transitions, its bridge and 
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -193,6 +193,12 @@ class StructuredDiffusion(Wrapper):
         if not isinstance(prediction, Score):
             return prediction
         return Score(self.noise.covariance(self._point(prediction.value, x_t)))
+
+    def _preconditioning(self, t: Any, var_x: Any) -> Any:
+        return replace(self.process._preconditioning(t, var_x), point_ndim=self.point_ndim)
+
+    def _point(self, prediction: Any, x_t: Tensor) -> Tensor:
+        return self.process._point(prediction, x_t)
 
     def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
         if not isinstance(prediction, Mixture):

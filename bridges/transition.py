@@ -19,6 +19,7 @@ from torch.nn import functional
 from bridges._draw import Draws
 from bridges._inversion import draw_from_weights
 from bridges._shapes import describe
+from bridges.preconditioning import TokenPreconditioning
 from bridges.token_process import BITS, TINY, TokenProcess
 
 
@@ -96,6 +97,11 @@ class MatrixProcess(TokenProcess):
             logits = self._logits(prediction, x_t)
             prediction = torch.where(self._evidence(x_t, t) > 0, logits, logits + math.log(TINY))
         return super()._endpoint(prediction, x_t, t, draws)
+
+    def _preconditioning(self, t: Tensor, var_x: Tensor | None) -> TokenPreconditioning:
+        """Return that with the odds of having changed, averaged over x_0."""
+        changed = (1 - self._stays(t)[..., : self.k].mean(-1)).clamp(0, 1)
+        return TokenPreconditioning(torch.log(changed) - torch.log1p(-changed))
 
     def _loss_scale(self, t: Tensor) -> Tensor:
         r"""Return :math:`\sqrt{c\,(1 - 1/K)}`/1.44, where c is the share of tokens that changed.

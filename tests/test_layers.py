@@ -41,12 +41,13 @@ LAYERS = {
     # processes made from one process
     "partial": "_shapes _draw _space clock prediction process",
     # what the spaces of one kind share
-    "gaussian_process": "_shapes _draw prediction process",
-    "manifold": "_shapes _draw prediction process",
+    "preconditioning": "_shapes prediction",
+    "gaussian_process": "_shapes _draw preconditioning prediction process",
+    "manifold": "_shapes _draw preconditioning prediction process",
     "unit_vector": "_shapes _draw _so3 manifold",
     "token_process": "_shapes _draw prediction process",
-    "jumps": "_draw token_process",
-    "transition": "_draw _inversion _shapes token_process",
+    "jumps": "_draw preconditioning token_process",
+    "transition": "_draw _inversion _shapes preconditioning token_process",
     # one space a file; none imports another
     "gaussian": "_shapes _draw schedule gaussian_process",
     "categorical": "_shapes _draw _tables token_process jumps",
@@ -66,7 +67,14 @@ LAYERS = {
     "recipes": "_shapes angle categorical clock gaussian joint process rotation schedule "
     "share_clock table_clock",
     # guesses, losses, samplers
+    "denoiser": "_shapes _draw preconditioning prediction schedule",
+    "network_denoiser": "_shapes _draw denoiser gaussian preconditioning prediction schedule",
+    "analytic_denoiser": "_shapes denoiser prediction schedule",
+    "preconditioned_guess": "_shapes denoiser preconditioning process",
+    "ddpm": "_shapes _draw denoiser gaussian network_denoiser vp_schedule",
     "selfcondition": "_shapes _draw",
+    "weight": "_shapes process",
+    "time_sampler": "_shapes _draw schedule",
     "loss": "_shapes process",
     "curve": "_shapes _draw process",
     "solver": "_shapes _draw curve process",

@@ -1,0 +1,278 @@
+r"""The discrete-time DDPM, in the words of the annotated one: steps are counted, networks say ε.
+
+With :math:`\beta_t` from 10⁻⁴ to 0.02 in T even steps, :math:`\alpha_t = 1 - \beta_t` and
+:math:`\bar\alpha_t = \prod_{i \le t} \alpha_i`,
+
+.. math::
+    q(x_t \mid x_0) &= N\big(\sqrt{\bar\alpha_t}\, x_0,\; 1 - \bar\alpha_t\big) \\
+    p(x_{t-1} \mid x_t) &= N\Big(\tfrac{1}{\sqrt{\alpha_t}} \big(x_t -
+        \tfrac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\, \varepsilon_\theta(x_t, t)\big),\;
+        \beta_t\Big) .
+
+Here α and σ² are the paper's letters, not those of the rest of the library: index t, from 0 to
+T − 1, is the time (t + 1)/T of `GaussianDiffusion(TableSchedule(beta))`, whose α² is
+:math:`\bar\alpha_t`. The mean of p is that of the library's bridge towards x̂_0. The variance is
+not: :math:`\beta_t` is right for data of variance 1 that are independent normal numbers, and the
+bridge's, :math:`\tilde\beta_t = \beta_t (1 - \bar\alpha_{t-1})/(1 - \bar\alpha_t)`, for a single
+point. For other samplers and grids, `denoiser` is this model as a guess.
+
+References:
+    Ho, Jain & Abbeel, Denoising diffusion probabilistic models, 2020.
+    labml.ai, Annotated deep learning paper implementations: DDPM, 2021 (the names).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bridges._draw import Draws, Generator, as_draws
+from bridges._shapes import as_number, as_shape, describe, expand_leading, is_leading
+from bridges.denoiser import checked_backbone
+from bridges.gaussian import GaussianDiffusion
+from bridges.network_denoiser import NoiseDenoiser, StepIndex
+from bridges.vp_schedule import TableSchedule
+
+
+@final
+class DenoiseDiffusion(nn.Module):
+    r"""A network that says ε, with the T steps of DDPM; see the module for the laws.
+
+    Indices of steps t are integers from 0 to T − 1, or int64 tensors whose shape is a leading part
+    of that of the state. States may have any shape.
+
+    Args:
+        eps_model: ε_θ, called as `eps_model(x_t, t)` with t of shape (B,), int64; it returns a
+            tensor like x_t.
+        n_steps: T, at least 2.
+
+    Attributes:
+        beta: β, float64, shape (T,), as are the others.
+        alpha: 1 − β.
+        alpha_bar: ᾱ.
+        sigma2: the variance of p, β.
+
+    Raises:
+        TypeError, ValueError: if an argument is not as expected.
+
+    >>> diffusion = DenoiseDiffusion(lambda x_t, t: x_t, 100)
+    >>> diffusion.sample((4, 3), generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([4, 3])
+    """
+
+    beta: Tensor
+    alpha: Tensor
+    alpha_bar: Tensor
+    sigma2: Tensor
+
+    def __init__(self, eps_model: Callable[..., Tensor], n_steps: int) -> None:
+        super().__init__()
+        if type(n_steps) is not int or n_steps < 2:
+            raise ValueError(
+                f"Expected n_steps to be an integer of at least 2; got {describe(n_steps)}."
+            )
+        self.eps_model, self.n_steps = checked_backbone(eps_model, "eps_model"), n_steps
+        self.schedule = TableSchedule.linear(n_steps)
+        beta = torch.tensor(self.schedule.betas, dtype=torch.float64)
+        self.register_buffer("beta", beta)
+        self.register_buffer("alpha", 1 - beta)
+        self.register_buffer("alpha_bar", torch.log1p(-beta).cumsum(0).exp())
+        self.register_buffer("sigma2", beta.clone())
+
+    @property
+    def process(self) -> GaussianDiffusion:
+        """The process in continuous time, from 0 to 1."""
+        return GaussianDiffusion(self.schedule)
+
+    @property
+    def denoiser(self) -> NoiseDenoiser:
+        """This model as a guess for `sample_backward` with the process."""
+        return NoiseDenoiser(self.eps_model, self.schedule, StepIndex(self.n_steps))
+
+    @property
+    def beta_tilde(self) -> Tensor:
+        """The variance of the bridge: put it in place of `sigma2` for the bridge's own law."""
+        before = functional.pad(self.alpha_bar[:-1], (1, 0), value=1.0)
+        return self.beta * (1 - before) / (1 - self.alpha_bar)
+
+    # ---------------------------------------------------------------- noising and learning
+
+    def q_xt_x0(self, x_0: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the variance of x_t given x_0.
+
+        Args:
+            x_0: the clean state.
+            t: the index of a step.
+
+        Returns:
+            The mean, like x_0, and the variance, which broadcasts with it.
+
+        Raises:
+            TypeError, ValueError: if x_0 is not floating or t not an index of it.
+        """
+        alpha_bar = self._gather(self.alpha_bar, self._index(t, x_0), x_0)
+        return alpha_bar.sqrt().to(x_0.dtype) * x_0, (1 - alpha_bar).to(x_0.dtype)
+
+    def q_sample(
+        self,
+        x_0: Tensor,
+        t: int | Tensor,
+        eps: Tensor | None = None,
+        *,
+        generator: Generator = None,
+    ) -> Tensor:
+        """Draw x_t given x_0; `eps` is the noise, like x_0, if it was drawn before."""
+        mean, var = self.q_xt_x0(x_0, t)
+        eps = _normal(x_0, as_draws(generator)) if eps is None else eps
+        return mean + var.sqrt() * eps
+
+    def p_x0(self, x_t: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
+        r"""Return :math:`(x_t - \sqrt{1 - \bar\alpha_t}\,\varepsilon)/\sqrt{\bar\alpha_t}`."""
+        alpha_bar = self._gather(self.alpha_bar, self._index(t, x_t), x_t)
+        to_x, to_eps = alpha_bar.rsqrt(), (1 / alpha_bar - 1).sqrt()
+        return to_x.to(x_t.dtype) * x_t - to_eps.to(x_t.dtype) * eps
+
+    def loss(
+        self, x_0: Tensor, noise: Tensor | None = None, *, generator: Generator = None
+    ) -> Tensor:
+        r"""Return the simplified loss, the mean of :math:`(\varepsilon - \varepsilon_\theta)^2`.
+
+        Args:
+            x_0: clean states, of at least one dimension; each gets a step at random.
+            noise: ε, if it was drawn before.
+            generator: the source of the steps, by one uniform number each, and then of ε.
+        """
+        _check_state(x_0)
+        draws = as_draws(generator)
+        u = draws.uniform(x_0.shape[:1], torch.float64, x_0.device)
+        t = (u * self.n_steps).long().clamp(max=self.n_steps - 1)
+        noise = _normal(x_0, draws) if noise is None else noise
+        return functional.mse_loss(self.eps_model(self.q_sample(x_0, t, noise), t), noise)
+
+    # ---------------------------------------------------------------- sampling
+
+    def p_sample(self, x_t: Tensor, t: int | Tensor, *, generator: Generator = None) -> Tensor:
+        """Draw the state before the step with index t; that before the first is its mean.
+
+        Args:
+            x_t: the noised state.
+            t: the index of a step.
+            generator: the source of randomness.
+
+        Returns:
+            A state like x_t.
+
+        Raises:
+            TypeError, ValueError: if x_t is not floating or t not an index of it.
+        """
+        return self._p_sample(x_t, self._index(t, x_t), as_draws(generator))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        shape: Sequence[int],
+        *,
+        generator: Generator = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draw states from the model, from normal noise and through all steps, without gradients.
+
+        Args:
+            shape: the shape of the states, batch first.
+            generator: the source of randomness.
+            dtype: floating dtype; None for torch's default.
+            device: None for that of this module.
+        """
+        draws = as_draws(generator)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        device = self.beta.device if device is None else torch.device(device)
+        return self._denoised(
+            draws.normal(as_shape(shape), dtype, device), self.n_steps - 1, draws
+        )
+
+    @torch.no_grad()
+    def interpolate(
+        self,
+        x_1: Tensor,
+        x_2: Tensor,
+        lambda_: float,
+        t: int | None = None,
+        *,
+        generator: Generator = None,
+    ) -> Tensor:
+        r"""Noise two states, mix them as :math:`(1 - \lambda)\,x_1 + \lambda\,x_2`, and denoise.
+
+        Each gets noise of its own, as in the annotated DDPM, so that a mix has less than either.
+
+        Args:
+            x_1: a clean state.
+            x_2: another, like it.
+            lambda_: λ, from 0 to 1.
+            t: the index of the step to mix at; None for the last.
+            generator: the source of randomness.
+
+        Raises:
+            TypeError, ValueError: if an argument is not as expected.
+        """
+        if not 0 <= as_number(lambda_, "lambda_") <= 1:
+            raise ValueError(f"Expected lambda_ to lie in [0, 1]; got {lambda_!r}.")
+        t, draws = self.n_steps - 1 if t is None else t, as_draws(generator)
+        first, second = (self.q_sample(x, t, generator=draws) for x in (x_1, x_2))
+        return self._denoised(torch.lerp(first, second, lambda_), t, draws)
+
+    def _p_sample(self, x_t: Tensor, t: Tensor, draws: Draws) -> Tensor:
+        beta, alpha, alpha_bar, sigma2 = (
+            self._gather(table, t, x_t)
+            for table in (self.beta, self.alpha, self.alpha_bar, self.sigma2)
+        )
+        eps_coef = (beta / (1 - alpha_bar).sqrt()).to(x_t.dtype)
+        eps: Tensor = self.eps_model(x_t, t)
+        mean = alpha.rsqrt().to(x_t.dtype) * (x_t - eps_coef * eps.to(x_t.dtype))
+        sigma = torch.where(expand_leading(t, x_t.ndim) > 0, sigma2.sqrt(), 0.0)
+        return mean + sigma.to(x_t.dtype) * _normal(x_t, draws)
+
+    def _denoised(self, x_t: Tensor, t: int, draws: Draws) -> Tensor:
+        for index in range(t, -1, -1):
+            x_t = self._p_sample(x_t, self._index(index, x_t), draws)
+        return x_t
+
+    # ---------------------------------------------------------------- indices
+
+    def _index(self, t: int | Tensor, x: Tensor) -> Tensor:
+        """Return an index as an int64 tensor on the state's device, of shape (B,) for a number."""
+        _check_state(x)
+        if type(t) is int:
+            self._check_range(t, t)
+            return torch.full(x.shape[:1], t, device=x.device)
+        if not isinstance(t, Tensor) or t.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"Expected t to be an integer or an int64 tensor; got {describe(t)}.")
+        if not is_leading(t.shape, x.shape):
+            raise ValueError(
+                f"Expected t to have a leading part of the shape {tuple(x.shape)}; "
+                f"got {tuple(t.shape)}."
+            )
+        if t.numel():
+            self._check_range(int(t.min()), int(t.max()))
+        return t.to(x.device, torch.int64)
+
+    def _check_range(self, low: int, high: int) -> None:
+        if low < 0 or high >= self.n_steps:
+            raise ValueError(
+                f"Expected t to lie in [0, {self.n_steps}); got values from {low} to {high}."
+            )
+
+    def _gather(self, table: Tensor, t: Tensor, x: Tensor) -> Tensor:
+        """Return the entries of a table, broadcasting with the state, in float64."""
+        return expand_leading(table.to(x.device).take(t), x.ndim)
+
+
+def _normal(x: Tensor, draws: Draws) -> Tensor:
+    return draws.normal(x.shape, x.dtype, x.device)
+
+
+def _check_state(x: Tensor) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"Expected a state to be a floating tensor; got {describe(x)}.")

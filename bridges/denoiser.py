@@ -1,0 +1,200 @@
+r"""Denoisers: modules that return the law of x_0 given x_t.
+
+A `GaussianDenoiser` knows its schedule, and so how x_t was noised, :math:`x_t \mid x_0 \sim
+N(\alpha_t x_0, \sigma_t^2)`. It returns
+
+.. math:: q(x_0 \mid x_t) = N(\mu(x_t, t),\, \sigma_\phi^2(t))
+
+as a `Gaussian`, whose point is the mean, and is a guess for `sample_backward` with the process
+`GaussianDiffusion(schedule)`. The schedule's own formula holds at t = 0 too: that of an exploding
+one has :math:`\sigma_{\min}` there.
+
+`PreconditionedDenoiser` makes one from a network; `network_denoiser` is for networks that were
+trained to say something else, and `analytic_denoiser` has closed forms.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from bridges._draw import Generator, as_draws
+from bridges._shapes import Time, cast, describe, expand_time, positive
+from bridges.preconditioning import NumberPreconditioning
+from bridges.prediction import Gaussian
+from bridges.schedule import Schedule
+
+
+class GaussianDenoiser(nn.Module, ABC):
+    """A module whose call `denoiser(x_t, t)` returns a normal law of x_0.
+
+    Args:
+        schedule: α and σ of the states that it is given; also an attribute. Where a denoiser says
+            so it may be replaced at any time.
+
+    Raises:
+        TypeError: if it is not a Schedule.
+    """
+
+    schedule: Schedule
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"Expected schedule to be a Schedule; got {describe(schedule)}.")
+        self.schedule = schedule
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: Time, **kwargs: Any) -> Gaussian:
+        """Return the law of x_0 given x_t.
+
+        Args:
+            x_t: the noised state, floating.
+            t: its time, a number or a tensor whose shape is a leading part of the batch shape.
+            kwargs: what else a network is given.
+
+        Returns:
+            Its mean, like x_t, and its variance, which broadcasts with that.
+
+        Raises:
+            TypeError, ValueError: if the state or the time is not as expected.
+        """
+
+    def _time(self, t: Time) -> Tensor:
+        """Return t in float64 and in its own shape."""
+        return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+
+    def _scales(self, x_t: Tensor, t: Time, point_ndim: int = 0) -> tuple[Tensor, Tensor]:
+        """Return α_t and σ_t in float64, broadcasting over the numbers of x_t."""
+        if not isinstance(x_t, Tensor) or not x_t.is_floating_point():
+            raise TypeError(f"Expected x_t to be a floating tensor; got {describe(x_t)}.")
+        time = expand_time(t, x_t.shape[: x_t.ndim - point_ndim], x_t.device, "t")
+        time = cast(time, time, point_ndim)
+        return self.schedule.alpha(time), self.schedule.sigma(time)
+
+
+@final
+class PreconditionedDenoiser(GaussianDenoiser):
+    r"""A network with EDM's preconditioning, for any schedule.
+
+    .. math::
+        \mu = c_\mathrm{skip}\, x_t + c_\mathrm{out}\, F(c_\mathrm{in}\, x_t,\, c_\mathrm{noise}),
+        \qquad \sigma_\phi^2 = c_\mathrm{out}^2 = \frac{\sigma_x^2 \sigma_t^2}
+        {\sigma_x^2 \alpha_t^2 + \sigma_t^2}
+
+    with the coefficients of `preconditioning`, which are finite at both ends: where σ_t = 0 it
+    returns x_t/α_t. The network never sees t: exchanging the schedule for another with the same
+    signal-to-noise ratio changes no answer, and any other is served too.
+
+    References:
+        Karras et al., Elucidating the design space of diffusion-based generative models, 2022.
+
+    Args:
+        backbone: F, called as `backbone(c_in * x_t, c_noise, **kwargs)`, with c_noise in the shape
+            of t and the dtype of x_t; it returns a tensor like x_t.
+        schedule: α and σ; it may be replaced at any time.
+        var_x: σ_x², the variance of the data, positive: a number, or a tensor that broadcasts with
+            the state, such as (C, 1, 1) for channels; see `estimate_var`.
+
+    Raises:
+        TypeError, ValueError: if an argument is not as expected.
+
+    >>> from bridges.vp_schedule import VPSchedule
+    >>> denoiser = PreconditionedDenoiser(lambda x, noise: 0 * x, VPSchedule(), var_x=0.25)
+    >>> denoiser(torch.ones(2, 3), torch.tensor([0.0, 0.3])).mean[:, 0]
+    tensor([1.0000, 0.2240])
+    """
+
+    var_x: Tensor
+
+    def __init__(
+        self, backbone: Callable[..., Tensor], schedule: Schedule, var_x: float | Tensor = 1.0
+    ) -> None:
+        super().__init__(schedule)
+        self.backbone = checked_backbone(backbone)
+        self.register_buffer("var_x", checked_var(var_x, "var_x"))
+
+    def forward(self, x_t: Tensor, t: Time, **kwargs: Any) -> Gaussian:
+        scales = self._preconditioning(x_t, t)
+        value = self._value(scales, x_t, t, **kwargs)
+        _, _, c_out = scales.coefficients
+        return Gaussian(scales.output(value, x_t), c_out.square().to(x_t.dtype))
+
+    def loss(self, x: Tensor, t: Time, *, generator: Generator = None, **kwargs: Any) -> Tensor:
+        r"""Return the mean of :math:`(\mu - x)^2/\sigma_\phi^2`, with x_t drawn at time t.
+
+        It is computed as the same number :math:`(F - F^*)^2` with the network's target
+        :math:`F^* = (\sigma_t x - \alpha_t \sigma_x^2 \varepsilon)\,c_\mathrm{in}/\sigma_x`, which
+        is finite where σ_t = 0 and loses no digits near it. `EDMWeight(σ_x)` is its weight.
+
+        Args:
+            x: the clean state.
+            t: a number or a tensor whose shape is a leading part of that of x.
+            generator: the source of ε.
+            kwargs: what else the network is given.
+
+        >>> from bridges.vp_schedule import VPSchedule
+        >>> denoiser = PreconditionedDenoiser(lambda x, noise: 0 * x, VPSchedule())
+        >>> 0.9 < denoiser.loss(torch.randn(100, 100), torch.rand(100)).item() < 1.1
+        True
+        """
+        scales, root = self._preconditioning(x, t), self.var_x.double().sqrt()
+        alpha, sigma = scales.alpha.to(x.dtype), scales.sigma.to(x.dtype)
+        noise = as_draws(generator).normal(x.shape, x.dtype, x.device)
+        value = self._value(scales, alpha * x + sigma * noise, t, **kwargs)
+        c_in, _, _ = scales.coefficients
+        to_x, to_noise = scales.sigma * c_in / root, scales.alpha * c_in * root
+        target = to_x.to(x.dtype) * x - to_noise.to(x.dtype) * noise
+        return (value - target).square().mean()
+
+    def _preconditioning(self, x_t: Tensor, t: Time) -> NumberPreconditioning:
+        return NumberPreconditioning(*self._scales(x_t, t), self.var_x.double())
+
+    def _value(self, scales: NumberPreconditioning, x_t: Tensor, t: Time, **kwargs: Any) -> Tensor:
+        """Return F in the dtype of the state."""
+        noise = scales.noise_level().reshape(self._time(t).shape).to(x_t)
+        value: Tensor = self.backbone(scales.input(x_t), noise, **kwargs)
+        return value.to(x_t.dtype)
+
+
+def estimate_var(x: Tensor, dim: int | Sequence[int]) -> Tensor:
+    """Return the variance of data, for `var_x`.
+
+    Data are centred best: preconditioning does not subtract their mean.
+
+    Args:
+        x: data, floating.
+        dim: the dimensions to average over, such as (0, 2, 3) for images by channel.
+
+    Returns:
+        It, with dimensions of size 1 in place of those, so that it broadcasts with a state of any
+        batch shape; those at the front are dropped.
+
+    >>> estimate_var(torch.tensor([[0.0, 1.0], [2.0, 5.0]]), dim=0)
+    tensor([1., 4.])
+    """
+    dims = dim if isinstance(dim, int) else tuple(dim)
+    var = x.double().var(dims, correction=0, keepdim=True).to(x.dtype)
+    while var.ndim and len(var) == 1:
+        var = var.squeeze(0)
+    return var
+
+
+def checked_backbone(backbone: Callable[..., Any], name: str = "backbone") -> Callable[..., Any]:
+    """Return a callable, or raise."""
+    if not callable(backbone):
+        raise TypeError(f"Expected {name} to be callable; got {describe(backbone)}.")
+    return backbone
+
+
+def checked_var(var: float | Tensor, name: str) -> Tensor:
+    """Return a positive variance as a float64 tensor, or raise."""
+    if not isinstance(var, Tensor):
+        return torch.tensor(positive(var, name), dtype=torch.float64)
+    if not var.is_floating_point():
+        raise TypeError(f"Expected {name} to be floating; got {describe(var)}.")
+    if not bool(((var > 0) & var.isfinite()).all()):
+        raise ValueError(f"Expected {name} to be positive and finite; got another number.")
+    return var.detach().double()

@@ -1,0 +1,89 @@
+r"""A network as a guess on any space: preconditioning for what `preconditioning` says of each."""
+
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from bridges._shapes import Constant, State, Time, describe, leaves, map_structure
+from bridges.denoiser import checked_backbone, checked_var
+from bridges.preconditioning import Preconditioning
+from bridges.process import Process
+
+
+@final
+class PreconditionedGuess(nn.Module):
+    r"""A network with preconditioning on any space, or on several at once.
+
+    On numbers it is `PreconditionedDenoiser`; angles, rotations and unit vectors are shown as they
+    are, and the network turns x_t by a tangent vector of its own scale; logits are left alone. See
+    `preconditioning` for the laws. The prediction is a point on numbers, a `Noise` on curved
+    spaces (give `standardloss` its x_t) and logits for tokens. With `EDMWeight(σ_x)` the loss of
+    the first two is that of an output of size 1.
+
+    Args:
+        backbone: F, called as `backbone(inputs, c_noise, *args, **kwargs)`, both in the structure
+            of the state: what is shown of each part, and its noise level in the shape of t and a
+            floating dtype of the state. It returns, in that structure, tensors like the numbers or
+            the tangent vectors, (…, 3) on rotations, and logits for tokens.
+        process: the process that noised the state.
+        var_x: σ_x², the variance of the data, positive: a number, or a tensor that broadcasts with
+            the state; for a Joint, one for all or a structure. None for the process's own: 1 on
+            numbers, and that of the uniform law on curved spaces. Tokens have none.
+
+    Raises:
+        TypeError, ValueError: if an argument is not as expected.
+
+    >>> from bridges import Joint, OrnsteinUhlenbeckDiffusion, WrappedBrownianDiffusion
+    >>> process = Joint(OrnsteinUhlenbeckDiffusion(0.0), WrappedBrownianDiffusion(1.0))
+    >>> guess = PreconditionedGuess(lambda x, noise: (0 * x[0], 0 * x[1]), process)
+    >>> point, noise = guess(process.sample_prior(((4, 3), (4,))), torch.ones(4))
+    >>> point.shape, noise.value.shape
+    (torch.Size([4, 3]), torch.Size([4]))
+    """
+
+    def __init__(self, backbone: Callable[..., Any], process: Process, var_x: Any = None) -> None:
+        super().__init__()
+        if not isinstance(process, Process):
+            raise TypeError(f"Expected process to be a Process; got {describe(process)}.")
+        self.backbone, self.process = checked_backbone(backbone), process
+        self._var_x = map_structure(_constant, var_x)
+
+    def forward(self, x_t: State, t: Time, *args: Any, **kwargs: Any) -> Any:
+        """Return the prediction of x_0, in the structure of the state.
+
+        Args:
+            x_t: the noised state.
+            t: its time; for a Joint, one or a structure.
+            args: what else the network is given, such as its last prediction.
+            kwargs: likewise.
+        """
+        process, device = self.process, leaves(x_t)[0].device
+        var_x = map_structure(lambda var: None if var is None else var.on(device), self._var_x)
+        var_x = process._spread(var_x, "var_x")
+        dtype = next((x.dtype for x in leaves(x_t) if x.is_floating_point()), None)
+        noise = process._each(_noise_level(dtype), process._bare_time(t), var_x, x_t)
+        scales = process._each(_scales, process._expand(t, x_t), var_x)
+        inputs = process._each(lambda _, own, x: own.input(x), scales, x_t)
+        values = self.backbone(inputs, noise, *args, **kwargs)
+        return process._each(lambda _, own, v, x: own.output(v, x), scales, values, x_t)
+
+
+def _scales(part: Process, t: Tensor, var_x: Tensor | None) -> Preconditioning:
+    scales: Preconditioning = part._preconditioning(t, var_x)
+    return scales
+
+
+def _noise_level(dtype: torch.dtype | None) -> Callable[..., Tensor]:
+    """Return a function that makes the noise level of a part, in the dtype of the state."""
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+
+    def noise_level(part: Process, t: Tensor, var_x: Tensor | None, x_t: Tensor) -> Tensor:
+        return _scales(part, t, var_x).noise_level().to(x_t.device, dtype)
+
+    return noise_level
+
+
+def _constant(var_x: Any) -> Constant | None:
+    return None if var_x is None else Constant(checked_var(var_x, "var_x"))
