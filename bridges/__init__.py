@@ -5,6 +5,12 @@ guesses x_0; sampling alternates the guess and a step of the bridge towards it.
 """
 
 from bridges._draw import Draws, GivenDraws, StreamDraws
+from bridges.analytic_denoiser import (
+    CorrelatedNormalDenoiser,
+    EmpiricalDenoiser,
+    MixtureDenoiser,
+    NormalDenoiser,
+)
 from bridges.angle import WrappedBrownianDiffusion, WrappedInterpolatedBrownianDiffusion
 from bridges.categorical import (
     IndependentDiscreteDiffusion,
@@ -75,7 +81,7 @@ from bridges.sampler import Step, sample_backward, trajectory
 from bridges.schedule import DecaySchedule, RectifiedSchedule, Schedule, ShiftedSchedule
 from bridges.selfcondition import selfconditioned, selfconditioning_estimate
 from bridges.share_clock import CDFClock, CosineClock, LogLinearClock
-from bridges.solver import Solver
+from bridges.solver import GaussianSolver, Solver
 from bridges.sphere import SphereDiffusion
 from bridges.structured import StructuredDiffusion
 from bridges.table_clock import TableClock
@@ -84,6 +90,7 @@ from bridges.time_sampler import (
     LowDiscrepancyTimes,
     NormalLogSNRTimes,
     StratifiedTimes,
+    TimeSampler,
     UniformLogSNRTimes,
     UniformTimes,
 )
@@ -97,6 +104,7 @@ from bridges.weight import (
     SNRWeight,
     UniformWeight,
     VWeight,
+    Weight,
 )
 
 __all__ = [
@@ -105,6 +113,7 @@ __all__ = [
     "CDFClock",
     "CircleCurve",
     "Clock",
+    "CorrelatedNormalDenoiser",
     "CosineClock",
     "CosineSchedule",
     "CovarianceFactor",
@@ -119,6 +128,7 @@ __all__ = [
     "Draws",
     "EDMSchedule",
     "EDMWeight",
+    "EmpiricalDenoiser",
     "EulerSolver",
     "ExponentialSolver",
     "FlowDenoiser",
@@ -126,6 +136,7 @@ __all__ = [
     "Gaussian",
     "GaussianDenoiser",
     "GaussianDiffusion",
+    "GaussianSolver",
     "GeneralDiscreteDiffusion",
     "GeometricClock",
     "GivenDraws",
@@ -144,10 +155,12 @@ __all__ = [
     "MaskingDiscreteDiffusion",
     "MinSNRWeight",
     "Mixture",
+    "MixtureDenoiser",
     "MixtureDiscreteDiffusion",
     "Noise",
     "NoiseCurve",
     "NoiseDenoiser",
+    "NormalDenoiser",
     "NormalLogSNRTimes",
     "OffsetCosineSchedule",
     "OrnsteinUhlenbeckDiffusion",
@@ -180,6 +193,7 @@ __all__ = [
     "TableClock",
     "TableSchedule",
     "Tangent",
+    "TimeSampler",
     "UniformDiscreteDiffusion",
     "UniformLogSNRTimes",
     "UniformTimes",
@@ -191,6 +205,7 @@ __all__ = [
     "VWeight",
     "Velocity",
     "VelocityDenoiser",
+    "Weight",
     "WrappedBrownianDiffusion",
     "WrappedInterpolatedBrownianDiffusion",
     "ZeroCentreOfMass",

@@ -30,6 +30,9 @@ class Measures(Hooks):
             TypeError, ValueError: if a state or the prediction is not what the space expects.
         """
         self._check_clean(x_0, "x_0")
+        if x_t is not None:
+            self._check(x_t, "x_t")
+            self._check_alike(x_0, x_t)
         if t is not None:
             (t,) = self._times(x_0, t=t)
         return self._error(prediction, x_0, x_t, t)

@@ -53,6 +53,18 @@ def positive(value: object, name: str) -> float:
     return number
 
 
+def like(value: object, x: Tensor, name: str) -> Tensor:
+    """Return a tensor in the dtype of x, or raise unless it is one of the same shape."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Expected {name} to be a tensor; got {describe(value)}.")
+    if value.shape != x.shape:
+        raise ValueError(
+            f"Expected {name} to have the shape of the state, {tuple(x.shape)}; "
+            f"got {tuple(value.shape)}."
+        )
+    return value.to(x.dtype)
+
+
 def as_shape(shape: object, name: str = "shape") -> tuple[int, ...]:
     """Return a batch shape as a tuple of non-negative integers, or raise."""
     if not isinstance(shape, Sequence) or not all(type(n) is int and n >= 0 for n in shape):

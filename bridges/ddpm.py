@@ -25,19 +25,19 @@ from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from bridges._draw import Draws, Generator, as_draws
-from bridges._shapes import as_number, as_shape, describe, expand_leading, is_leading
-from bridges.denoiser import checked_backbone
+from bridges._shapes import as_number, as_shape, describe, expand_leading, is_leading, like
+from bridges.denoiser import ExactBuffers, checked_backbone
 from bridges.gaussian import GaussianDiffusion
 from bridges.network_denoiser import NoiseDenoiser, StepIndex
 from bridges.vp_schedule import TableSchedule
 
 
 @final
-class DenoiseDiffusion(nn.Module):
+class DenoiseDiffusion(ExactBuffers):
     r"""A network that says ε, with the T steps of DDPM; see the module for the laws.
 
     Indices of steps t are integers from 0 to T − 1, or int64 tensors whose shape is a leading part
@@ -83,7 +83,11 @@ class DenoiseDiffusion(nn.Module):
 
     @property
     def process(self) -> GaussianDiffusion:
-        """The process in continuous time, from 0 to 1."""
+        """The process in continuous time, from 0 to 1.
+
+        Start its runs from standard normal numbers, as `sample` does: with few steps x_0 still
+        shows at t = 1, and its own prior has the noise alone.
+        """
         return GaussianDiffusion(self.schedule)
 
     @property
@@ -125,14 +129,14 @@ class DenoiseDiffusion(nn.Module):
     ) -> Tensor:
         """Draw x_t given x_0; `eps` is the noise, like x_0, if it was drawn before."""
         mean, var = self.q_xt_x0(x_0, t)
-        eps = _normal(x_0, as_draws(generator)) if eps is None else eps
+        eps = _normal(x_0, as_draws(generator)) if eps is None else like(eps, x_0, "eps")
         return mean + var.sqrt() * eps
 
     def p_x0(self, x_t: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
         r"""Return :math:`(x_t - \sqrt{1 - \bar\alpha_t}\,\varepsilon)/\sqrt{\bar\alpha_t}`."""
         alpha_bar = self._gather(self.alpha_bar, self._index(t, x_t), x_t)
         to_x, to_eps = alpha_bar.rsqrt(), (1 / alpha_bar - 1).sqrt()
-        return to_x.to(x_t.dtype) * x_t - to_eps.to(x_t.dtype) * eps
+        return to_x.to(x_t.dtype) * x_t - to_eps.to(x_t.dtype) * like(eps, x_t, "eps")
 
     def loss(
         self, x_0: Tensor, noise: Tensor | None = None, *, generator: Generator = None
@@ -148,8 +152,8 @@ class DenoiseDiffusion(nn.Module):
         draws = as_draws(generator)
         u = draws.uniform(x_0.shape[:1], torch.float64, x_0.device)
         t = (u * self.n_steps).long().clamp(max=self.n_steps - 1)
-        noise = _normal(x_0, draws) if noise is None else noise
-        return functional.mse_loss(self.eps_model(self.q_sample(x_0, t, noise), t), noise)
+        noise = _normal(x_0, draws) if noise is None else like(noise, x_0, "noise")
+        return functional.mse_loss(self._eps(self.q_sample(x_0, t, noise), t), noise)
 
     # ---------------------------------------------------------------- sampling
 
@@ -167,7 +171,7 @@ class DenoiseDiffusion(nn.Module):
         Raises:
             TypeError, ValueError: if x_t is not floating or t not an index of it.
         """
-        return self._p_sample(x_t, self._index(t, x_t), as_draws(generator))
+        return self._p_sample(x_t, t, as_draws(generator))
 
     @torch.no_grad()
     def sample(
@@ -220,23 +224,30 @@ class DenoiseDiffusion(nn.Module):
         if not 0 <= as_number(lambda_, "lambda_") <= 1:
             raise ValueError(f"Expected lambda_ to lie in [0, 1]; got {lambda_!r}.")
         t, draws = self.n_steps - 1 if t is None else t, as_draws(generator)
+        _check_state(x_1)
+        x_2 = like(x_2, x_1, "x_2")
         first, second = (self.q_sample(x, t, generator=draws) for x in (x_1, x_2))
         return self._denoised(torch.lerp(first, second, lambda_), t, draws)
 
-    def _p_sample(self, x_t: Tensor, t: Tensor, draws: Draws) -> Tensor:
+    def _eps(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return like(self.eps_model(x_t, t), x_t, "what eps_model returns")
+
+    def _p_sample(self, x_t: Tensor, step: int | Tensor, draws: Draws) -> Tensor:
+        t = self._index(step, x_t)
         beta, alpha, alpha_bar, sigma2 = (
             self._gather(table, t, x_t)
             for table in (self.beta, self.alpha, self.alpha_bar, self.sigma2)
         )
         eps_coef = (beta / (1 - alpha_bar).sqrt()).to(x_t.dtype)
-        eps: Tensor = self.eps_model(x_t, t)
-        mean = alpha.rsqrt().to(x_t.dtype) * (x_t - eps_coef * eps.to(x_t.dtype))
+        mean = alpha.rsqrt().to(x_t.dtype) * (x_t - eps_coef * self._eps(x_t, t))
+        if isinstance(step, int) and step == 0:
+            return mean
         sigma = torch.where(expand_leading(t, x_t.ndim) > 0, sigma2.sqrt(), 0.0)
         return mean + sigma.to(x_t.dtype) * _normal(x_t, draws)
 
     def _denoised(self, x_t: Tensor, t: int, draws: Draws) -> Tensor:
         for index in range(t, -1, -1):
-            x_t = self._p_sample(x_t, self._index(index, x_t), draws)
+            x_t = self._p_sample(x_t, index, draws)
         return x_t
 
     # ---------------------------------------------------------------- indices

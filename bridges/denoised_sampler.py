@@ -10,6 +10,7 @@ References:
 """
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -54,6 +55,10 @@ class Sampler(ABC):
             raise ValueError(
                 f"Expected timesteps to hold {steps + 1} times; got {describe(timesteps)}."
             )
+        if not bool((grid[1:] >= grid[:-1]).all() & (grid >= 0).all() & (grid <= 1).all()):
+            raise ValueError(
+                "Expected timesteps to increase within [0, 1]; got others: the data are at 0."
+            )
         self.denoiser = denoiser
         self.steps = steps
         self.timesteps = grid
@@ -69,12 +74,13 @@ class Sampler(ABC):
         return GaussianDiffusion(_schedule(self.denoiser))
 
     @final
-    def __call__(self, x_1: Tensor, *, generator: Generator = None) -> Tensor:
+    def __call__(self, x_1: Tensor, *, generator: Generator = None, **kwargs: Any) -> Tensor:
         """Draw a sample at the first time, without gradients.
 
         Args:
             x_1: the state at the last time, such as a draw of `process.sample_prior`.
             generator: the source of randomness.
+            kwargs: what else the denoiser is given, such as labels.
 
         Returns:
             The state at the first time, like x_1.
@@ -82,10 +88,12 @@ class Sampler(ABC):
         Raises:
             TypeError, ValueError: if x_1 or the times are not as expected.
         """
-        return self._run(self.timesteps, x_1, generator)
+        return self._run(self.timesteps, x_1, generator, kwargs)
 
     @final
-    def step(self, x_t: Tensor, t: Time, s: Time, *, generator: Generator = None) -> Tensor:
+    def step(
+        self, x_t: Tensor, t: Time, s: Time, *, generator: Generator = None, **kwargs: Any
+    ) -> Tensor:
         """Draw x_s by one step from x_t, as the only step of a run.
 
         Args:
@@ -93,6 +101,7 @@ class Sampler(ABC):
             t: its time, a number or a tensor over a leading part of the batch.
             s: the time to go to, 0 ≤ s ≤ t, a number or in the shape of t.
             generator: the source of randomness.
+            kwargs: what else the denoiser is given.
 
         Returns:
             x_s, like x_t.
@@ -106,11 +115,14 @@ class Sampler(ABC):
                 f"Expected s to have the shape of t, {tuple(t.shape)}; got {tuple(s.shape)}."
             )
         shape = t.shape if s.ndim == 0 else s.shape
-        return self._run(torch.stack((s.expand(shape), t.expand(shape))), x_t, generator)
+        return self._run(torch.stack((s.expand(shape), t.expand(shape))), x_t, generator, kwargs)
 
-    def _run(self, timesteps: Tensor, x: Tensor, generator: Generator) -> Tensor:
+    def _run(
+        self, timesteps: Tensor, x: Tensor, generator: Generator, kwargs: dict[str, Any]
+    ) -> Tensor:
+        guess = partial(self.denoiser, **kwargs) if kwargs else self.denoiser
         x_s: Tensor = sample_backward(
-            self.denoiser, self.process, timesteps, x, solver=self.solver, generator=generator
+            guess, self.process, timesteps, x, solver=self.solver, generator=generator
         )
         return x_s
 

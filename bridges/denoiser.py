@@ -21,13 +21,25 @@ import torch
 from torch import Tensor, nn
 
 from bridges._draw import Generator, as_draws
-from bridges._shapes import Time, cast, describe, expand_time, positive
+from bridges._shapes import Time, cast, describe, expand_time, like, positive
 from bridges.preconditioning import NumberPreconditioning
 from bridges.prediction import Gaussian
 from bridges.schedule import Schedule
 
 
-class GaussianDenoiser(nn.Module, ABC):
+class ExactBuffers(nn.Module):
+    """A module whose own float64 buffers stay so when its parameters change their dtype."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:  # noqa: FBT001, FBT002
+        exact = {k: v for k, v in self.named_buffers(recurse=False) if v.dtype == torch.float64}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in exact.items():
+            moved = self._buffers[name]
+            self._buffers[name] = value if moved is None else value.to(moved.device)
+        return self
+
+
+class GaussianDenoiser(ExactBuffers, ABC):
     """A module whose call `denoiser(x_t, t)` returns a normal law of x_0.
 
     Args:
@@ -62,9 +74,10 @@ class GaussianDenoiser(nn.Module, ABC):
             TypeError, ValueError: if the state or the time is not as expected.
         """
 
-    def _time(self, t: Time) -> Tensor:
-        """Return t in float64 and in its own shape."""
-        return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+    def _time(self, t: Time, x_t: Tensor) -> Tensor:
+        """Return t in float64 as a network is told it: in its own shape, (B,) for a number."""
+        time = t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+        return time.expand(x_t.shape[:1]) if time.ndim == 0 else time
 
     def _scales(self, x_t: Tensor, t: Time, point_ndim: int = 0) -> tuple[Tensor, Tensor]:
         """Return α_t and σ_t in float64, broadcasting over the numbers of x_t."""
@@ -93,7 +106,7 @@ class PreconditionedDenoiser(GaussianDenoiser):
 
     Args:
         backbone: F, called as `backbone(c_in * x_t, c_noise, **kwargs)`, with c_noise in the shape
-            of t and the dtype of x_t; it returns a tensor like x_t.
+            of t, (B,) for a number, and in the dtype of x_t; it returns a tensor like x_t.
         schedule: α and σ; it may be replaced at any time.
         var_x: σ_x², the variance of the data, positive: a number, or a tensor that broadcasts with
             the state, such as (C, 1, 1) for channels; see `estimate_var`.
@@ -154,9 +167,10 @@ class PreconditionedDenoiser(GaussianDenoiser):
 
     def _value(self, scales: NumberPreconditioning, x_t: Tensor, t: Time, **kwargs: Any) -> Tensor:
         """Return F in the dtype of the state."""
-        noise = scales.noise_level().reshape(self._time(t).shape).to(x_t)
-        value: Tensor = self.backbone(scales.input(x_t), noise, **kwargs)
-        return value.to(x_t.dtype)
+        level, shape = scales.noise_level(), self._time(t, x_t).shape
+        noise = (level.expand(shape) if level.ndim == 0 else level.reshape(shape)).to(x_t)
+        value = self.backbone(scales.input(x_t), noise, **kwargs)
+        return like(value, x_t, "what the backbone returns")
 
 
 def estimate_var(x: Tensor, dim: int | Sequence[int]) -> Tensor:
@@ -175,6 +189,8 @@ def estimate_var(x: Tensor, dim: int | Sequence[int]) -> Tensor:
     >>> estimate_var(torch.tensor([[0.0, 1.0], [2.0, 5.0]]), dim=0)
     tensor([1., 4.])
     """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"Expected x to be a floating tensor; got {describe(x)}.")
     dims = dim if isinstance(dim, int) else tuple(dim)
     var = x.double().var(dims, correction=0, keepdim=True).to(x.dtype)
     while var.ndim and len(var) == 1:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self, final
+from typing import Any, Final, Self, final
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from bridges._shapes import Constant, on_host
 from bridges._tables import as_table, count, laws, square
 from bridges.transition import MatrixProcess, clean_states, move, rows
 
+WHOLE: Final = 1e-3
+"""How far from an integer a time may be: float32 times on a clock such as `LinearClock(T)` are."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -22,7 +25,7 @@ class DiscreteTimeDiffusion(MatrixProcess):
 
     .. math:: P_{s \to t} = Q_{s+1}\,Q_{s+2} \cdots Q_t
 
-    Times are the integers from 0 to T, to within 10⁻⁶, also on a clock such as `LinearClock(T)`,
+    Times are the integers from 0 to T, to within 10⁻³, also on a clock such as `LinearClock(T)`,
     which brings T steps to [0, 1]. Products from time 0, and of blocks of 2, 4, 8, … steps, are
     made when first needed; with the steps themselves, about 3T matrices in float64 are kept.
 
@@ -221,7 +224,7 @@ class DiscreteTimeDiffusion(MatrixProcess):
 
     def _check_time(self, t: Tensor, name: str) -> None:
         last = len(self.matrices)
-        off = ((t - t.round()).abs() > 1e-6) | (t.round() > last)
+        off = ((t - t.round()).abs() > WHOLE) | (t.round() > last)
         if bool(off.any()):
             raise ValueError(
                 f"Expected the time {name} to be an integer from 0 to {last}; "

@@ -191,7 +191,9 @@ class GaussianProcess(Process):
         """
         (alpha, sigma), (p, q) = self._moving_scales(t), self._weights(kind, t)
         det, still = alpha * q - sigma * p, t == 0
-        blind = det.abs() < math.sqrt(torch.finfo(x_t.dtype).tiny)
+        # Where a factor would be near the end of the dtype's range, nothing is known of y_0.
+        most = math.sqrt(torch.finfo(x_t.dtype).max)
+        blind = det.abs() * most <= torch.maximum(q.abs(), sigma / torch.clamp(sigma**2, min=1))
         det = torch.where(blind, 1.0, det)
 
         def factor(share: Tensor, at_blind: Tensor | float, at_zero: float) -> Tensor:

@@ -75,6 +75,9 @@ def standardloss(
     if mask is not None:
         process = process.where(mask)
     process._check_clean(x_0, "x_0")
+    if x_t is not None:
+        process._check(x_t, "x_t")
+        process._check_alike(x_0, x_t)
     (expanded,) = process._times(x_0, t=t)
     counted = process._counted(x_0, expanded)
     error = process.where(counted)._error(prediction, x_0, x_t, expanded)

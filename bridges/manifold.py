@@ -19,7 +19,7 @@ around the space, so nothing is lost of its width.
 """
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ from bridges._shapes import cast, positive
 from bridges.preconditioning import TangentPreconditioning, variance
 from bridges.prediction import Mixture, Noise, Score, Tangent, Velocity, known
 from bridges.process import Process
+
+FORGOTTEN: Final = 1e4
+"""The variance that a tangent vector is read at where there is more: x_0 is long forgotten."""
 
 
 class BrownianMotion(Process):
@@ -159,6 +162,7 @@ class BrownianMotion(Process):
 
     def _unit(self, kind: type, t: Tensor) -> Tensor:
         """Return w for a prediction of one."""
+        t = torch.clamp(t, max=FORGOTTEN / self.rate)
         if kind is Score:
             return self.rate * t
         if kind is Noise:
@@ -184,7 +188,7 @@ class BrownianMotion(Process):
     def _score_error(self, prediction: Tangent, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Return ‖v_t (s − ∇ log p(x_t | x_0))‖², the distance between the ends of two vectors."""
         score = self._kernel_score(x_t, x_0, self.rate * torch.where(t > 0, t, 1.0))
-        target = cast(self.rate * t, score, self.tangent_ndim) * score
+        target = cast(self._unit(Score, t), score, self.tangent_ndim) * score
         return self._square(self._towards(prediction, x_t, t) - target)
 
     def _log_kernels(self, mixture: Mixture, x_0: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from bridges._draw import as_draws
-from bridges._shapes import Time, describe, expand_time
+from bridges._shapes import Time, describe, expand_time, like
 from bridges.denoiser import GaussianDenoiser, checked_backbone, checked_var
 from bridges.gaussian import GaussianDiffusion
 from bridges.preconditioning import LOUDEST, NumberPreconditioning
@@ -68,8 +68,8 @@ class NetworkDenoiser(GaussianDenoiser):
     The variance is that of `PreconditionedDenoiser`, as if data were normal.
 
     Args:
-        backbone: called as `backbone(x_t, t, **kwargs)`, with t in its own shape and the dtype of
-            x_t; it returns a tensor like x_t.
+        backbone: called as `backbone(x_t, t, **kwargs)`, with t in its own shape, (B,) for a
+            number, and in the dtype of x_t; it returns a tensor like x_t.
         schedule: α and σ of the states that the network was trained on. Others are served by a
             `RescheduledDenoiser` around this one.
         time: `time(t)` is what the network is told instead of t, from float64 times; such as
@@ -102,11 +102,12 @@ class NetworkDenoiser(GaussianDenoiser):
 
     def forward(self, x_t: Tensor, t: Time, **kwargs: Any) -> Gaussian:
         scales = NumberPreconditioning(*self._scales(x_t, t), self.var_x.double())
-        told = self._time(t) if self.time is None else self.time(self._time(t))
+        time = self._time(t, x_t)
+        told = time if self.time is None else self.time(time)
         told = told.to(x_t) if told.is_floating_point() else told.to(x_t.device)
-        value = self.backbone(x_t, told, **kwargs)
+        value = like(self.backbone(x_t, told, **kwargs), x_t, "what the backbone returns")
         _, _, c_out = scales.coefficients
-        mean = self._point(value.to(x_t.dtype), x_t, t)
+        mean = self._point(value, x_t, t)
         return Gaussian(mean, c_out.square().to(x_t.dtype))
 
     def _read(self, prediction: Tangent, x_t: Tensor, t: Time) -> Tensor:
@@ -230,7 +231,7 @@ class RescheduledDenoiser(GaussianDenoiser):
 
     def forward(self, x_t: Tensor, t: Time, **kwargs: Any) -> Gaussian:
         alpha, sigma = self._scales(x_t, t)
-        log_snr = self.schedule.log_snr(self._time(t)).clamp(-2 * LOUDEST, 2 * LOUDEST)
+        log_snr = self.schedule.log_snr(self._time(t, x_t)).clamp(-2 * LOUDEST, 2 * LOUDEST)
         own_time = self.denoiser.schedule.inverse_log_snr(log_snr).clamp(0, 1)
         own_alpha, own_sigma = self.denoiser._scales(x_t, own_time)
         scale = torch.hypot(own_alpha, own_sigma) / torch.hypot(alpha, sigma)

@@ -215,6 +215,7 @@ class PredictorCorrectorSolver(GaussianSolver):
     ) -> tuple[Carry, Tensor]:
         process, kept = carry.process, math.sqrt(1 - self.delta)
         *_, of_x_0, sigma = carry.last()
+        sigma = sigma if self.delta > 0 else 0.0
         terms = ((of_x_0, process._endpoint(prediction, x_s, s, draws)),)
         return carry, process._pinned(
             x_s, x_s, s, t, lambda s, t: process._combine(x_s, kept, terms, sigma, draws)

@@ -14,7 +14,7 @@ the vector :math:`w = v_t\,s` from x_t to the endpoint (Tweedie), where s is the
 
 import math
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, final
 
@@ -93,6 +93,10 @@ def known(x_t: Tensor | None, t: Any) -> tuple[Tensor, Any]:
     return x_t, t
 
 
+def _named(*batch: int, point: Sequence[int] = ()) -> str:
+    return f"({', '.join(map(str, (*batch, 'M', *point)))})"
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Mixture(Prediction):
@@ -144,9 +148,9 @@ class Mixture(Prediction):
         given = self.logits.shape, self.centre.shape, self.variance.shape
         if given != (shape, (*shape, *point), shape):
             raise ValueError(
-                f"Expected a mixture with logits and variances of shape {(*batch, 'M')} and "
-                f"centres of shape {(*batch, 'M', *point)}; got logits {tuple(given[0])}, centres "
-                f"{tuple(given[1])} and variances {tuple(given[2])}."
+                f"Expected a mixture with logits and variances of shape {_named(*batch)} and "
+                f"centres of shape {_named(*batch, point=point)}; got logits {tuple(given[0])}, "
+                f"centres {tuple(given[1])} and variances {tuple(given[2])}."
             )
 
 

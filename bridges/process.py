@@ -174,7 +174,7 @@ class Process(Measures):
 
     def on(self, clock: "Clock") -> "Process":
         """Return the same process run on another clock: every time t becomes clock(t)."""
-        from bridges.partial import Clocked
+        from bridges.clocked import Clocked
 
         return Clocked(self, clock)
 

@@ -86,8 +86,11 @@ class UnitQuaternionDiffusion(UnitVectorMotion):
         return s3.log_heat_kernel(*s3.angles(s3.between(x, y)), v)[0]
 
     def _kernel_score(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
-        step = s3.between(x, y)
-        return s3.log_heat_kernel(*s3.angles(step), v)[1].unsqueeze(-1) * s3.log(step)
+        wide = torch.promote_types(y.dtype, torch.float32)
+        step = s3.between(x.to(wide), y.to(wide))
+        return (
+            s3.log_heat_kernel(*s3.angles(step), v)[1].unsqueeze(-1).mul(s3.log(step)).to(y.dtype)
+        )
 
     def _error(self, prediction: Any, x_0: Tensor, x_t: Tensor | None, t: Any) -> Tensor:
         if isinstance(prediction, Prediction):

@@ -98,9 +98,10 @@ class RotationDiffusion(BrownianMotion):
 
     def _check_values(self, x: Tensor, name: str) -> None:
         gap = _so3.between(x, x) - torch.eye(3, dtype=x.dtype, device=x.device)
-        if x.numel() and not bool((gap.abs() < ORTHOGONAL).all() & (_so3.det(x) > 0).all()):
+        allowed = max(ORTHOGONAL, 8 * torch.finfo(x.dtype).eps)
+        if x.numel() and not bool((gap.abs() < allowed).all() & (_so3.det(x) > 0).all()):
             raise ValueError(
-                f"Expected {name} to hold rotation matrices, orthonormal to {ORTHOGONAL} and "
+                f"Expected {name} to hold rotation matrices, orthonormal to {allowed:.2g} and "
                 f"right-handed; got a matrix that is {float(gap.abs().max()):.2g} off, with "
                 f"determinants down to {float(_so3.det(x).min()):.2g}."
             )

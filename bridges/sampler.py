@@ -31,7 +31,7 @@ class _Triple(NamedTuple):
 class Step(_Triple):
     """One step of a run: the triple `(s, x_s, x_0_hat)`, and the raw `prediction` behind it."""
 
-    prediction: Any
+    prediction: Any = None
 
 
 def trajectory(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bridges._draw import Generator, as_draws
 from bridges._shapes import Bundle, State, describe, expand_leading, leaves, map_structure
+from bridges.prediction import Gaussian
 
 Model: TypeAlias = Callable[[State, Any, Any], Any]
 
@@ -86,12 +87,24 @@ def selfconditioning_estimate(
         A prediction, detached.
     """
     with torch.no_grad():
-        estimate = model(x_t, t, null)
+        estimate, null = _whole(model(x_t, t, null)), _whole(null)
     first = leaves(estimate)[0]
     coin = as_draws(generator).uniform(first.shape[:1], torch.float32, first.device) < 0.5
     if not isinstance(null, dict | tuple | list | Bundle):
         return map_structure(lambda e: _choose(coin, e, null), estimate)
     return map_structure(lambda e, n: _choose(coin, e, n), estimate, null)
+
+
+def _whole(value: Any) -> Any:
+    """Give every number of a `Gaussian` its own variance, so that rows can be chosen."""
+    if isinstance(value, Gaussian):
+        var = torch.as_tensor(value.var, dtype=value.mean.dtype, device=value.mean.device)
+        return Gaussian(value.mean, var.expand_as(value.mean))
+    if isinstance(value, dict):
+        return {key: _whole(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(map(_whole, value))
+    return value
 
 
 def _choose(coin: Tensor, estimate: Tensor, null: Any) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bridges._draw import Draws
 from bridges._hooks import Hooks
-from bridges._shapes import cast, describe, expand_leading, is_leading
+from bridges._shapes import as_shape, cast, describe, expand_leading, is_leading
 from bridges._space import Space, expand_mask
 from bridges.gaussian_process import GaussianProcess
 from bridges.linear_noise import LinearNoise
@@ -81,7 +81,8 @@ class StructuredDiffusion(Wrapper):
     def __post_init__(self) -> None:
         if not isinstance(self.process, GaussianProcess):
             raise TypeError(
-                f"Expected process to be a Gaussian process; got {describe(self.process)}."
+                f"Expected process to be a Gaussian process, with its clock or mask put around "
+                f"the result; got {describe(self.process)}."
             )
         if not isinstance(self.noise, LinearNoise):
             raise TypeError(f"Expected noise to be a LinearNoise; got {describe(self.noise)}.")
@@ -107,6 +108,15 @@ class StructuredDiffusion(Wrapper):
                 f"Expected {name} to have a batch shape that begins with that of the noise, "
                 f"{lead}; got {describe(x)}."
             )
+
+    def _shape(self, shape: Any) -> Any:
+        shape = as_shape(shape)
+        if not is_leading(self.noise.batch_shape, shape):
+            raise ValueError(
+                f"Expected shape to begin with that of the noise, {self.noise.batch_shape}; "
+                f"got {shape}."
+            )
+        return shape
 
     def _check_values(self, x: Tensor, name: str) -> None:
         dims = tuple(range(-self.point_ndim, 0))

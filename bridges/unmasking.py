@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from bridges._draw import Draws, Generator, TemperedDraws, as_draws
-from bridges._shapes import State, as_number, describe
+from bridges._shapes import State, Time, as_number, describe
 from bridges._space import expand_mask
 from bridges.categorical import MaskingDiscreteDiffusion
 from bridges.clock import Clock
-from bridges.partial import Clocked, Partial, Tempered, Wrapper
+from bridges.clocked import Clocked
+from bridges.partial import Partial, Tempered, Wrapper
 from bridges.prediction import Prediction
 from bridges.process import Process
 from bridges.sampler import Guess
@@ -27,7 +28,7 @@ from bridges.token_process import TINY
 
 
 def sample_by_first_hitting(
-    guess: Guess, process: Process, x: Tensor, *, generator: Generator = None
+    guess: Guess, process: Process, x: Tensor, t: Time, *, generator: Generator = None
 ) -> Tensor:
     r"""Reveal the masks of every example one by one, in as many calls of the guess. Exact.
 
@@ -48,6 +49,8 @@ def sample_by_first_hitting(
         guess: `guess(x_t, t)` returns logits `(B, *, K)`; t has shape (B,).
         process: a `MaskingDiscreteDiffusion`, or one on a clock, tempered, or on a mask.
         x: tokens of shape `(B, *)`; what is not a mask stays, bit for bit.
+        t: the time of x, a number or one per example, (B,): 1 on `LogLinearClock`, or a time at
+            which all is masked.
         generator: the source of randomness.
 
     Returns:
@@ -60,7 +63,7 @@ def sample_by_first_hitting(
     >>> process = MaskingDiscreteDiffusion(1.0, 3)
     >>> x = torch.tensor([[3, 1, 3, 3]])
     >>> sample_by_first_hitting(lambda x_t, t: torch.tensor([0.0, 0.0, 99.0]).expand(1, 4, 3),
-    ...                         process, x)
+    ...                         process, x, 100.0)
     tensor([[2, 1, 2, 2]])
     """
     process._check(x, "x")
@@ -68,25 +71,27 @@ def sample_by_first_hitting(
         raise TypeError(f"Expected guess to be callable; got {describe(guess)}.")
     if x.ndim == 0:
         raise ValueError("Expected x to have at least 1 dimension; got shape ().")
-    masking, hidden, inverse, draws = _unwrapped(process, x, as_draws(generator))
+    (t,) = process._times(x, t=t)
+    masking, hidden, share, inverse, draws = _unwrapped(process, x, t, as_draws(generator))
     if x.numel() == 0:
         return x
     hidden = hidden.reshape(len(x), -1)
     rounds = int(hidden.sum(1).max())
     run = guess.start() if isinstance(guess, RunGuess) else guess
     with torch.no_grad():
-        return _reveal(run, masking, x, hidden, inverse, rounds, draws)
+        return _reveal(run, masking, x, hidden, share, inverse, rounds, draws)
 
 
 def _unwrapped(
-    process: Process, x: Tensor, draws: Draws
-) -> tuple[MaskingDiscreteDiffusion, Tensor, Callable[[Tensor], Tensor], Draws]:
-    """Return the masking process, where it has masks, from its time to t, and its draws."""
+    process: Process, x: Tensor, t: Tensor, draws: Draws
+) -> tuple[MaskingDiscreteDiffusion, Tensor, Tensor, Callable[[Tensor], Tensor], Draws]:
+    """Return the masking process, its masks, their share at t, its times to t, and its draws."""
     clocks: list[Clock] = []
     free = torch.ones_like(x, dtype=torch.bool)
     while not isinstance(process, MaskingDiscreteDiffusion):
         if isinstance(process, Clocked):
             clocks.append(process.clock)
+            t = process.clock(t)
         elif isinstance(process, Partial):
             free = free & expand_mask(process.mask, x, 0)
         elif isinstance(process, Tempered):
@@ -103,7 +108,9 @@ def _unwrapped(
             tau = clock.inverse(tau)
         return tau
 
-    return process, free & (x == process.k), inverse, draws
+    share = -torch.expm1(-process.rate * t).to(x.device)
+    share = share.reshape(share.shape[:1]).expand(len(x))
+    return process, free & (x == process.k), share, inverse, draws
 
 
 def _reveal(
@@ -111,13 +118,16 @@ def _reveal(
     masking: MaskingDiscreteDiffusion,
     x: Tensor,
     hidden: Tensor,
+    share: Tensor,
     inverse: Callable[[Tensor], Tensor],
     rounds: int,
     draws: Draws,
 ) -> Tensor:
-    """Walk through all rounds; `hidden` says where masks are left, shape (B, positions)."""
+    """Walk through all rounds; `hidden` says where masks are left, shape (B, positions).
+
+    `share` is the share of masks at the start, (B,).
+    """
     position = torch.arange(hidden.shape[1], device=x.device)
-    share = torch.ones(len(x), dtype=torch.float64, device=x.device)
     for _ in range(rounds):
         left = hidden.sum(1)
         u = draws.uniform((len(x), 2), torch.float64, x.device)

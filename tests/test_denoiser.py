@@ -89,7 +89,7 @@ def test_both_ends(schedule, var_x):
     start = denoiser(x_t, 0.0)
     torch.testing.assert_close(start.mean, x_t, rtol=1e-15, atol=0)
     assert (start.var == 0).all()
-    assert network.seen[1] == -20
+    assert (network.seen[1] == -20).all()
     end = denoiser(x_t, torch.ones(B, dtype=DOUBLE))
     assert end.mean.isfinite().all()
     if isinstance(schedule, RectifiedSchedule):
@@ -129,7 +129,7 @@ def test_dtypes_shapes_and_finite_values(schedule, dtype):
         law = denoiser(state(dtype=dtype), t)
         assert (law.mean.dtype, law.var.dtype) == (dtype, dtype)
         assert law.mean.shape == (B, C, L)
-        assert network.seen[1].shape == torch.as_tensor(t).shape
+        assert network.seen[1].shape == (torch.as_tensor(t).shape or (B,))
         assert network.seen[1].dtype == dtype
         assert law.mean.isfinite().all()
         assert law.var.isfinite().all()

@@ -6,11 +6,19 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from bridges import GivenDraws, Noise, OrnsteinUhlenbeckDiffusion, PowerClock, Score, Velocity
+from bridges import (
+    GivenDraws,
+    Noise,
+    OrnsteinUhlenbeckDiffusion,
+    PowerClock,
+    Score,
+    Velocity,
+    recipes,
+)
+from bridges.clocked import Clocked
 from bridges.gaussian import BrownianDiffusion, GaussianDiffusion
-from bridges.partial import Clocked
 from bridges.schedule import RectifiedSchedule
-from bridges.vp_schedule import CosineSchedule
+from bridges.vp_schedule import CosineSchedule, TableSchedule
 from gaussian_cases import SCHEDULES
 
 DOUBLE = torch.float64
@@ -194,3 +202,15 @@ def test_the_error_of_a_tangent_vector_is_that_of_its_point(name, kind):
 def test_other_predictions_are_refused():
     with pytest.raises(TypeError, match="Expected Score, Noise or Velocity; got float"):
         RECTIFIED.convert(X_0, float, X_T, 0.5)
+
+
+def test_half_precision_is_not_blind_where_float32_sees():
+    """The scale of a velocity, and α of DDPM's last step, are far from the end of float16."""
+    x_0 = torch.ones(2, dtype=torch.float16)
+    edm, ddpm = recipes.edm(), GaussianDiffusion(TableSchedule.linear(1000))
+    for process, t in ((edm, 80.0), (ddpm, 1.0)):
+        x_t = process.sample_forward(x_0, t, generator=torch.Generator().manual_seed(1))
+        for kind in (Velocity, Noise):
+            said = process.convert(x_0, kind, x_t, t)
+            near = process.endpoint(said, x_t, t).float()
+            torch.testing.assert_close(near, torch.ones(2), rtol=0, atol=0.3)

@@ -39,7 +39,8 @@ LAYERS = {
     "_measures": "_shapes _hooks prediction",
     "process": "_shapes _draw _measures clock",
     # processes made from one process
-    "partial": "_shapes _draw _space clock prediction process",
+    "partial": "_shapes _draw _space prediction process",
+    "clocked": "_shapes _draw clock prediction partial process",
     # what the spaces of one kind share
     "preconditioning": "_shapes prediction",
     "gaussian_process": "_shapes _draw preconditioning prediction process",
@@ -72,7 +73,7 @@ LAYERS = {
     "analytic_denoiser": "_shapes denoiser prediction schedule",
     "preconditioned_guess": "_shapes denoiser preconditioning process",
     "ddpm": "_shapes _draw denoiser gaussian network_denoiser vp_schedule",
-    "selfcondition": "_shapes _draw",
+    "selfcondition": "_shapes _draw prediction",
     "weight": "_shapes process",
     "time_sampler": "_shapes _draw schedule",
     "loss": "_shapes process",
@@ -82,8 +83,8 @@ LAYERS = {
     "multistep": "_shapes _draw curve solver",
     "sampler": "_shapes _draw process selfcondition solver",
     "denoised_sampler": "_shapes _draw gaussian one_step sampler schedule solver",
-    "unmasking": "_draw _shapes _space categorical clock partial prediction process sampler "
-    "selfcondition token_process",
+    "unmasking": "_draw _shapes _space categorical clock clocked partial prediction process "
+    "sampler selfcondition token_process",
     # pieces of networks
     "convert": "_shapes",
     "nn": "_shapes _draw",
@@ -110,7 +111,11 @@ SPACES = (
 OUTSIDE = {"torch", "numpy"}
 OPTIONAL = {"biotite", "roma"}
 ALSO = {"_two_sample": {"scipy"}}
-FACTORIES = {("process", name): "partial" for name in ("where", "on", "tempered")}
+FACTORIES = {
+    ("process", "where"): "partial",
+    ("process", "on"): "clocked",
+    ("process", "tempered"): "partial",
+}
 
 modules = pytest.mark.parametrize("module", LAYERS)
 

@@ -125,10 +125,10 @@ def test_the_network_is_told_t_or_what_is_made_of_it():
     NoiseDenoiser(network, VPSchedule(), StepIndex(10))(x_t, torch.tensor([0.1, 0.3, 0.9, 1.0]))
     FlowDenoiser(network, RectifiedSchedule(), lambda t: 1000 * t)(x_t.double(), 0.3)
     assert [t.dtype for t, _ in told] == [torch.float32, torch.float32, torch.int64, DOUBLE]
-    assert [t.shape for t, _ in told] == [(), (4,), (4,), ()]
+    assert [t.shape for t, _ in told] == [(4,)] * 4
     assert told[1][1] == 3
     assert told[2][0].tolist() == [0, 2, 8, 9]
-    assert told[3][0].item() == 300
+    assert told[3][0].tolist() == [300] * 4
 
 
 @pytest.mark.parametrize("n", [2, 10, 999, 1000])
@@ -161,8 +161,8 @@ def test_noise_beyond_the_own_schedule_is_that_of_its_end():
     moved = RescheduledDenoiser(inner, VESchedule(1e-6, 1e6))
     x_t = torch.randn(2, 3, dtype=DOUBLE)
     assert all(moved(x_t, t).mean.isfinite().all() for t in (0.0, 1.0))
-    assert asked[0] < 1e-4
-    assert asked[1] == 1
+    assert (asked[0] < 1e-4).all()
+    assert (asked[1] == 1).all()
 
 
 def test_every_denoiser_is_a_guess():

@@ -14,7 +14,7 @@ from bridges import (
     sample_backward,
     selfconditioned,
 )
-from bridges.categorical import UniformDiscreteDiffusion
+from bridges.categorical import MaskingDiscreteDiffusion, UniformDiscreteDiffusion
 from bridges.share_clock import CosineClock, LogLinearClock
 from bridges.unmasking import Remasking, _reveal, sample_by_first_hitting
 from mask_toy import (
@@ -43,7 +43,7 @@ P_MIN = 1e-4
 def test_first_hitting_has_the_law_of_the_data(joint, clock):
     process = MASKING if clock is None else MASKING.on(clock)
     x = sample_by_first_hitting(
-        Posterior(joint), process, masks(40_000, joint.ndim), generator=rng(1)
+        Posterior(joint), process, masks(40_000, joint.ndim), 1e3, generator=rng(1)
     )
     assert chi2(counts(x), joint.ravel()) > P_MIN
 
@@ -66,7 +66,7 @@ def test_the_plain_sampler_has_its_known_bias(steps):
 def test_times_are_those_at_which_masks_are_hit(clock):
     """The share of masks at the first of n is the largest of n uniforms, and so on downwards."""
     process, guess = (MASKING if clock is None else MASKING.on(clock)), Posterior(TRIPLE)
-    sample_by_first_hitting(guess, process, masks(20_000, 3), generator=rng(3))
+    sample_by_first_hitting(guess, process, masks(20_000, 3), 1e3, generator=rng(3))
     assert [int((x == K).sum(1).unique()) for x, _ in guess.calls] == [3, 2, 1]
     shares = []
     for _, t in guess.calls:
@@ -83,7 +83,7 @@ def test_times_are_those_at_which_masks_are_hit(clock):
 
 def test_any_position_is_next():
     guess = Posterior(TRIPLE)
-    sample_by_first_hitting(guess, MASKING, masks(30_000, 3), generator=rng(4))
+    sample_by_first_hitting(guess, MASKING, masks(30_000, 3), 1e3, generator=rng(4))
     second, third = (x for x, _ in guess.calls[1:])
     assert chi2((second != K).int().argmax(1), np.full(3, 1 / 3)) > P_MIN
     assert chi2((third == K).int().argmax(1), np.full(3, 1 / 3)) > P_MIN
@@ -95,7 +95,7 @@ def test_what_is_revealed_stays_and_conditions_the_rest():
     whole, two, one = torch.tensor([1, 0, 1]), torch.tensor([0, K, K]), torch.tensor([K, 1, 0])
     x = torch.stack([whole, two, one]).repeat(n, 1)
     before = x.clone()
-    found = sample_by_first_hitting(guess, MASKING, x, generator=rng(5))
+    found = sample_by_first_hitting(guess, MASKING, x, 1e3, generator=rng(5))
     assert torch.equal(x, before)
     assert torch.equal(found[x != K], x[x != K])
     assert len(guess.calls) == 2
@@ -107,7 +107,7 @@ def test_what_is_revealed_stays_and_conditions_the_rest():
 def test_no_mask_no_call():
     guess = Posterior(PAIR)
     for x in (torch.zeros(4, 2, dtype=torch.int64), torch.zeros(0, 2, dtype=torch.int64)):
-        assert torch.equal(sample_by_first_hitting(guess, MASKING, x), x)
+        assert torch.equal(sample_by_first_hitting(guess, MASKING, x, 1e3), x)
     assert not guess.calls
 
 
@@ -118,19 +118,21 @@ def test_other_shapes_predictions_and_wrappers():
     mask = torch.rand(50, 2, generator=rng(6)) < 0.5
     for prediction in (logits, sure, PlugIn(logits)):
         for process in (MASKING, MASKING.tempered(0.5).on(LinearClock(2.0))):
-            found = sample_by_first_hitting(lambda x, t, p=prediction: p, process, x)
+            found = sample_by_first_hitting(lambda x, t, p=prediction: p, process, x, 1e3)
             assert torch.equal(found, sure)
         process = MASKING.where(mask).on(LinearClock(3.0)).where(torch.tensor(True))
-        found = sample_by_first_hitting(lambda x, t, p=prediction: p, process, x)
+        found = sample_by_first_hitting(lambda x, t, p=prediction: p, process, x, 1e3)
         assert torch.equal(found[mask], sure[mask])
         assert (found[~mask] == K).all()
-    flat = sample_by_first_hitting(lambda x, t: logits[:, 0, 0], MASKING, x[:, 0, 0])
+    flat = sample_by_first_hitting(lambda x, t: logits[:, 0, 0], MASKING, x[:, 0, 0], 1e3)
     assert torch.equal(flat, sure[:, 0, 0])
 
 
 def test_temperature_divides_the_logits():
     guess = Posterior(PAIR)
-    x = sample_by_first_hitting(guess, MASKING.tempered(0.5), masks(40_000, 2), generator=rng(7))
+    x = sample_by_first_hitting(
+        guess, MASKING.tempered(0.5), masks(40_000, 2), 1e3, generator=rng(7)
+    )
     m = PAIR.sum(1) ** 2 / (PAIR.sum(1) ** 2).sum()
     rows = PAIR**2 / (PAIR**2).sum(1, keepdims=True)
     n = PAIR.sum(0) ** 2 / (PAIR.sum(0) ** 2).sum()
@@ -142,10 +144,10 @@ def test_temperature_divides_the_logits():
 def test_a_sample_depends_on_its_number_alone_and_runs_start_afresh():
     guess = Posterior(TRIPLE)
     together = sample_by_first_hitting(
-        guess, MASKING, masks(3, 3), generator=StreamDraws(8, torch.tensor([4, 9, 2]))
+        guess, MASKING, masks(3, 3), 1e3, generator=StreamDraws(8, torch.tensor([4, 9, 2]))
     )
     alone = sample_by_first_hitting(
-        guess, MASKING, masks(1, 3), generator=StreamDraws(8, torch.tensor([9]))
+        guess, MASKING, masks(1, 3), 1e3, generator=StreamDraws(8, torch.tensor([9]))
     )
     assert torch.equal(together[1], alone[0])
     seen = []
@@ -157,13 +159,14 @@ def test_a_sample_depends_on_its_number_alone_and_runs_start_afresh():
 
     closure = selfconditioned(model, null)
     for _ in range(2):
-        sample_by_first_hitting(closure, MASKING, masks(2, 3))
+        sample_by_first_hitting(closure, MASKING, masks(2, 3), 1e3)
     assert [int(p[0, 0, 0]) for p in seen] == [0, 1, 2, 0, 1, 2]
 
 
 def test_rounds_read_nothing_from_a_device():
     x = torch.full((4, 3), K, device="meta")
     hidden = torch.ones(4, 3, dtype=torch.bool, device="meta")
+    share = torch.ones(4, dtype=torch.float64, device="meta")
 
     class Empty(StreamDraws.__base__):
         def normal(self, shape, dtype, device):
@@ -175,13 +178,13 @@ def test_rounds_read_nothing_from_a_device():
         assert t.shape == (4,)
         return torch.empty(4, 3, K, device="meta")
 
-    found = _reveal(guess, MASKING, x, hidden, PowerClock(2.0).inverse, 3, Empty())
+    found = _reveal(guess, MASKING, x, hidden, share, PowerClock(2.0).inverse, 3, Empty())
     assert (found.shape, found.dtype, found.device) == (x.shape, x.dtype, x.device)
 
 
 def hitting(guess=print, process=MASKING, x=None):
     x = masks(1, 2) if x is None else x
-    return lambda: sample_by_first_hitting(guess, process, x)
+    return lambda: sample_by_first_hitting(guess, process, x, 1e3)
 
 
 ELSE = "process to be a MaskingDiscreteDiffusion, or one on a clock, tempered or on a mask; got "
@@ -217,3 +220,16 @@ def test_what_is_refused(error, call, words):
     with pytest.raises(error) as caught:
         call()
     assert str(caught.value).startswith(f"Expected {words}")
+
+
+def test_times_start_where_the_run_does():
+    """On a clock that leaves a share unmasked at t = 1, no guess is asked beyond it."""
+    process, seen = MaskingDiscreteDiffusion(1.0, K).on(LogLinearClock(0.3)), []
+
+    def guess(x, t):
+        seen.append(t.clone())
+        return torch.zeros(*x.shape, K)
+
+    sample_by_first_hitting(guess, process, masks(20_000, 1), 1.0, generator=rng(11))
+    times = torch.cat(seen).double().numpy()
+    assert stats.kstest(times, "uniform").pvalue > P_MIN
