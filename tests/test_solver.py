@@ -96,7 +96,11 @@ BY_HAND = [
 
 
 @pytest.mark.parametrize("name", list(RUNS))
-@pytest.mark.parametrize(("solver", "formula", "each"), BY_HAND, ids=str)
+@pytest.mark.parametrize(
+    ("solver", "formula", "each"),
+    BY_HAND,
+    ids=lambda value: getattr(value, "__qualname__", str(value)),
+)
 def test_a_solver_is_its_formula_on_normal_data(name, solver, formula, each):
     process, grid = RUNS[name]
     draws = each * (len(grid) - 1)
