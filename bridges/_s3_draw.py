@@ -75,42 +75,26 @@ def sample_kernel(
     v: Tensor, shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """Draw unit quaternions `(*shape, 4)` from the heat kernel of variance v about 1."""
-    count = math.prod(shape)
-    own = () if v.ndim == 0 else (v.expand(shape).reshape(count),)
-    rows = (torch.empty(count, 0, dtype=dtype, device=device), *own)
-
-    def propose(draws: Draws, row: Tensor, *own: Tensor) -> tuple[Tensor, Tensor]:
-        q, keep = _proposal(own[0] if own else v, row.shape[:1], draws, dtype, device)
-        return q, _so3_draw._kept(keep, draws)
-
     share = math.exp(-v.item() / 8) if on_host(v) and v.item() <= SWITCH else 0.55
-    return first_accepted(propose, rows, draws, _so3_draw._rounds(share)).reshape(*shape, 4)
+    return _so3_draw.sample_by(_proposal, v, shape, draws, dtype, device, share)
 
 
 def _proposal(
     v: Tensor, shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Propose quaternions for the kernel of variance v and say how likely each is to be kept."""
-    if on_host(v):
-        propose = _gaussian_proposal if v.item() <= SWITCH else _uniform_proposal
-        return propose(v, shape, draws, dtype, device)
-    narrow = v <= SWITCH
-    near, p_near = _gaussian_proposal(v.clamp(max=SWITCH), shape, draws, dtype, device)
-    wide, p_wide = _uniform_proposal(v.clamp(min=SWITCH), shape, draws, dtype, device)
-    q = torch.where(narrow.unsqueeze(-1), near, wide)
-    return q, torch.where(narrow, p_near, p_wide)
+
+    def narrow(v: Tensor) -> tuple[Tensor, Tensor]:
+        rotvec, keep = _so3_draw.gaussian_proposal(v, shape, draws, dtype, device, _correction)
+        return exp(rotvec), keep
+
+    return _so3_draw.by_variance(
+        v, SWITCH, narrow, lambda v: _uniform_proposal(v, shape, draws, dtype, device)
+    )
 
 
-def _gaussian_proposal(
-    v: Tensor, shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    noise = draws.normal((*shape, 3), dtype, device)
-    rotvec = cast(v.sqrt(), noise, 1) * noise
-    r = safe_norm(rotvec)
-    keep = sinc(0.5 * r)
-    if not on_host(v) or v.item() > _so3_draw.ONE_IMAGE:
-        keep = keep * correction(r, FULL - r, cast(v.clamp(min=1e-30), r))
-    return exp(rotvec), torch.where(r < FULL, keep, 0.0)
+def _correction(r: Tensor, v: Tensor) -> Tensor:
+    return correction(r, FULL - r, v)
 
 
 def _uniform_proposal(

@@ -10,7 +10,8 @@ proportion to the other's. The laws agree with the kernel, so either way is exac
 """
 
 import math
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from bridges import _so3
 from bridges._draw import Draws, first_accepted
 from bridges._shapes import cast, expand_leading, on_host
 from bridges._so3_kernel import SWITCH, far_lift, images, log_heat_kernel
+
+Pair: TypeAlias = tuple[Tensor, Tensor]
 
 ONE_LIFT: Final = 0.65
 """A bridge of less variance, between ends within a radian, never takes the far lift (1e-9)."""
@@ -43,31 +46,75 @@ def _correction(r: Tensor, v: Tensor) -> Tensor:
     return 1 + images(r.clamp(max=2 * math.pi), v, 4 * math.pi, 1)
 
 
-def _proposal(
-    v: Tensor, shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Propose rotations for the kernel of variance v and say how likely each is to be kept."""
-    if not on_host(v):
-        narrow = v <= SWITCH
-        near, p_near = _gaussian_proposal(v.clamp(max=SWITCH), shape, draws, dtype, device)
-        wide, p_wide = _uniform_proposal(v.clamp(min=SWITCH), shape, draws, dtype, device)
-        return torch.where(narrow[..., None, None], near, wide), torch.where(
-            narrow, p_near, p_wide
-        )
-    propose = _gaussian_proposal if v.item() <= SWITCH else _uniform_proposal
-    return propose(v, shape, draws, dtype, device)
+def by_variance(
+    v: Tensor, switch: float, narrow: Callable[[Tensor], Pair], wide: Callable[[Tensor], Pair]
+) -> Pair:
+    """Propose in the way for variances up to `switch`, or in that above; row by row for a batch.
+
+    Returns:
+        Proposals, and how likely each is to be kept.
+    """
+    if on_host(v):
+        return (narrow if v.item() <= switch else wide)(v)
+    (near, p_near), (far, p_far) = narrow(v.clamp(max=switch)), wide(v.clamp(min=switch))
+    below = v <= switch
+    return torch.where(expand_leading(below, near.ndim), near, far), torch.where(
+        below, p_near, p_far
+    )
 
 
-def _gaussian_proposal(
-    v: Tensor, shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def gaussian_proposal(
+    v: Tensor,
+    shape: tuple[int, ...],
+    draws: Draws,
+    dtype: torch.dtype,
+    device: torch.device,
+    correction: Callable[[Tensor, Tensor], Tensor],
+) -> Pair:
+    """Propose rotation vectors for the kernel on the double cover; `correction(r, v)` is ρ."""
     noise = draws.normal((*shape, 3), dtype, device)
     rotvec = cast(v.sqrt(), noise, 1) * noise
     r = _so3.safe_norm(rotvec)
     keep = _so3.sinc(0.5 * r)
     if not on_host(v) or v.item() > ONE_IMAGE:
-        keep = keep * _correction(r, cast(v.clamp(min=1e-30), r))
-    return _so3.exp(rotvec), torch.where(r < 2 * math.pi, keep, 0.0)
+        keep = keep * correction(r, cast(v.clamp(min=1e-30), r))
+    return rotvec, torch.where(r < 2 * math.pi, keep, 0.0)
+
+
+def sample_by(
+    proposal: Callable[..., Pair],
+    v: Tensor,
+    shape: tuple[int, ...],
+    draws: Draws,
+    dtype: torch.dtype,
+    device: torch.device,
+    acceptance: float,
+) -> Tensor:
+    """Draw points `(*shape, …)` from `proposal(v, shape, draws, dtype, device)` by rejection."""
+    count = math.prod(shape)
+    own = () if v.ndim == 0 else (v.expand(shape).reshape(count),)
+    rows = (torch.empty(count, 0, dtype=dtype, device=device), *own)
+
+    def propose(draws: Draws, row: Tensor, *own: Tensor) -> Pair:
+        points, keep = proposal(own[0] if own else v, row.shape[:1], draws, dtype, device)
+        return points, _kept(keep, draws)
+
+    points = first_accepted(propose, rows, draws, _rounds(acceptance))
+    return points.reshape(*shape, *points.shape[1:])
+
+
+def _proposal(
+    v: Tensor, shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
+) -> Pair:
+    """Propose rotations for the kernel of variance v and say how likely each is to be kept."""
+
+    def narrow(v: Tensor) -> Pair:
+        rotvec, keep = gaussian_proposal(v, shape, draws, dtype, device, _correction)
+        return _so3.exp(rotvec), keep
+
+    return by_variance(
+        v, SWITCH, narrow, lambda v: _uniform_proposal(v, shape, draws, dtype, device)
+    )
 
 
 def _uniform_proposal(
@@ -87,16 +134,8 @@ def sample_kernel(
     v: Tensor, shape: tuple[int, ...], draws: Draws, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """Draw rotations `(*shape, 3, 3)` from the heat kernel of variance v about the identity."""
-    count = math.prod(shape)
-    own = () if v.ndim == 0 else (v.expand(shape).reshape(count),)
-    rows = (torch.empty(count, 0, dtype=dtype, device=device), *own)
-
-    def propose(draws: Draws, row: Tensor, *own: Tensor) -> tuple[Tensor, Tensor]:
-        rot, keep = _proposal(own[0] if own else v, row.shape[:1], draws, dtype, device)
-        return rot, _kept(keep, draws)
-
     acceptance = math.exp(-min(v.item(), SWITCH) / 8) if on_host(v) else 0.68
-    return first_accepted(propose, rows, draws, _rounds(acceptance)).reshape(*shape, 3, 3)
+    return sample_by(_proposal, v, shape, draws, dtype, device, acceptance)
 
 
 def sample_between(target: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor:

@@ -41,7 +41,8 @@ class Tangent(Prediction):
 
     On numbers and angles it has the shape of the state; on rotations and unit quaternions it is a
     rotation vector (…, 3) in the frame of x_t; on the sphere a vector (…, 3), of which the part
-    perpendicular to x_t is used.
+    perpendicular to x_t is used. With structured noise A a score lies along the range of A, and
+    the noise is A ε.
     """
 
     value: Tensor

@@ -20,7 +20,7 @@ from bridges.schedule import RectifiedSchedule
 from bridges.share_clock import LogLinearClock
 from bridges.table_clock import TableClock
 
-MULTIFLOW_SIGMA = 1.5
+FLOW_SIGMA = 1.5
 """The σ of the rotations that MultiFlow and FrameFlow start from, IGSO(3) in training."""
 
 
@@ -163,6 +163,6 @@ def edm() -> Process:
 
 
 def _exponential_rotations(rate: float) -> Process:
-    last = MULTIFLOW_SIGMA**2
+    last = FLOW_SIGMA**2
     first = last * math.exp(-2 * positive(rate, "rate"))
     return RotationDiffusion(1.0).on(GeometricClock(first, last))
