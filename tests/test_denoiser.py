@@ -10,22 +10,13 @@ from bridges import standardloss
 from bridges.denoiser import GaussianDenoiser, PreconditionedDenoiser, estimate_var
 from bridges.gaussian import GaussianDiffusion
 from bridges.schedule import ExplodingSchedule, RectifiedSchedule, Schedule
-from bridges.ve_schedule import EDMSchedule, VESchedule
-from bridges.vp_schedule import CosineSchedule, TableSchedule, VPSchedule
+from bridges.vp_schedule import VPSchedule
 from bridges.weight import EDMWeight
+from schedules import SCHEDULES, schedules
 
 DOUBLE = torch.float64
 B, C, L = 5, 3, 4
 TIMES = torch.tensor([1e-3, 0.2, 0.5, 0.9, 0.999], dtype=DOUBLE)
-SCHEDULES = [
-    VPSchedule(),
-    CosineSchedule(),
-    RectifiedSchedule(),
-    VESchedule(0.01, 30.0),
-    EDMSchedule(),
-    TableSchedule.linear(100),
-]
-schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 per_channel = torch.tensor([0.3, 1.7, 4.0], dtype=DOUBLE).reshape(C, 1)
 variances = pytest.mark.parametrize("var_x", [1.0, 0.3, per_channel], ids=["1", "0.3", "channels"])
 

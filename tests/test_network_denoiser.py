@@ -22,19 +22,11 @@ from bridges.network_denoiser import (
 from bridges.schedule import RectifiedSchedule
 from bridges.ve_schedule import EDMSchedule, VESchedule
 from bridges.vp_schedule import CosineSchedule, TableSchedule, VPSchedule
+from schedules import schedules
 
 DOUBLE = torch.float64
 B = 5
 TIMES = torch.tensor([1e-3, 0.2, 0.5, 0.9, 0.99], dtype=DOUBLE)
-SCHEDULES = [
-    VPSchedule(),
-    CosineSchedule(),
-    RectifiedSchedule(),
-    VESchedule(0.01, 30.0),
-    EDMSchedule(),
-    TableSchedule.linear(100),
-]
-schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 
 
 def rng(seed):

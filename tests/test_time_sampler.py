@@ -17,23 +17,15 @@ from bridges.time_sampler import (
     UniformLogSNRTimes,
     UniformTimes,
 )
-from bridges.ve_schedule import EDMSchedule, VESchedule
-from bridges.vp_schedule import CosineSchedule, TableSchedule, VPSchedule
+from bridges.ve_schedule import VESchedule
+from bridges.vp_schedule import CosineSchedule, VPSchedule
+from schedules import schedules
 
 DOUBLE = torch.float64
 RANGES = [UniformTimes, StratifiedTimes, LowDiscrepancyTimes]
 ranges = pytest.mark.parametrize("kind", RANGES)
 BASES = [UniformTimes(), StratifiedTimes(), LowDiscrepancyTimes()]
 bases = pytest.mark.parametrize("base", BASES, ids=lambda b: type(b).__name__)
-SCHEDULES = [
-    VPSchedule(),
-    CosineSchedule(),
-    RectifiedSchedule(),
-    VESchedule(0.01, 30.0),
-    EDMSchedule(),
-    TableSchedule.linear(100),
-]
-schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 
 
 def rng(seed):
