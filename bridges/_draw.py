@@ -16,6 +16,7 @@ from typing import Final, TypeAlias, final
 import torch
 from torch import Tensor
 
+from bridges._device import widest
 from bridges._inversion import draw_from_logits
 from bridges._shapes import describe, positive
 
@@ -57,7 +58,7 @@ class Draws(ABC):
         Returns:
             int64 tokens of shape (*B,).
         """
-        u = self.uniform((*logits.shape[:-1], 1), torch.float64, logits.device)
+        u = self.uniform((*logits.shape[:-1], 1), widest(logits.device), logits.device)
         return draw_from_logits(logits, u)
 
 
@@ -175,7 +176,7 @@ class StreamDraws(Draws):
         self._count = 0
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        u, angle = (self.uniform(shape, torch.float64, device) for _ in range(2))
+        u, angle = (self.uniform(shape, widest(device), device) for _ in range(2))
         return (torch.sqrt(-2 * torch.log1p(-u)) * torch.cos(2 * math.pi * angle)).to(dtype)
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bridges._draw import Draws
+from bridges._precision import HALF, has_half
 from bridges._shapes import State, expand_leading, on_host
 from bridges._space import Space
 
@@ -90,6 +92,10 @@ class Hooks(Space, ABC):
         """Return f(self, *pieces); a Joint returns the structure of f(part, *its pieces)."""
         return f(self, *pieces)
 
+    def _narrowed(self, x: State, like: State) -> State:
+        """Round a state that was computed on a widened one to the dtypes of `like`."""
+        return self._each(_rounded, x, like) if has_half(like) else x
+
     def _spread(self, value: Any, name: str) -> Any:
         """Return the value; a Joint gives each part the one value, or its own of a structure."""
         return value
@@ -116,3 +122,7 @@ class Hooks(Space, ABC):
         ndim, device = x_t.ndim, x_t.device
         x_s = torch.where(expand_leading((s == 0).to(device), ndim), x_0, x_s)
         return torch.where(expand_leading((s == t).to(device), ndim), x_t, x_s)
+
+
+def _rounded(part: Hooks, x: Tensor, like: Tensor) -> Tensor:
+    return part._rounded(x, like.dtype) if like.dtype in HALF else x

@@ -12,6 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from bridges._device import widest
+
 CHUNK: Final = 2**18
 """Weights that are summed at once on the CPU: 2 MiB of float64, about its second cache."""
 
@@ -54,7 +56,7 @@ def draw_from_logits(logits: Tensor, u: Tensor) -> Tensor:
 
 def _running_sum(logits: Tensor) -> Tensor:
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    probs = logits.softmax(-1, dtype=dtype).double()
+    probs = logits.softmax(-1, dtype=dtype).to(widest(logits.device))
     return probs.cumsum_(-1)
 
 

@@ -3,6 +3,7 @@
 from typing import Any, final
 
 from bridges._hooks import Hooks
+from bridges._precision import exact, narrowed, widened
 from bridges._shapes import State, Time
 from bridges.prediction import Tangent
 
@@ -11,6 +12,7 @@ class Measures(Hooks):
     """How far predictions are from x_0, how likely x_t is, and what its noise level is."""
 
     @final
+    @exact
     def error(
         self, prediction: Any, x_0: State, *, x_t: State | None = None, t: Time | None = None
     ) -> Any:
@@ -35,9 +37,11 @@ class Measures(Hooks):
             self._check_alike(x_0, x_t)
         if t is not None:
             (t,) = self._times(x_0, t=t)
-        return self._error(prediction, x_0, x_t, t)
+        wide = None if x_t is None else widened(x_t)
+        return narrowed(self._error(prediction, widened(x_0), wide, t), x_0)
 
     @final
+    @exact
     def convert(self, prediction: Any, to: type[Tangent], x_t: State, t: Time) -> Any:
         """Say a prediction as a tangent vector: `Score`, `Noise` or `Velocity`.
 
@@ -59,9 +63,10 @@ class Measures(Hooks):
         """
         self._check(x_t, "x_t")
         (t,) = self._times(x_t, t=t)
-        return self._convert(prediction, to, x_t, t)
+        return narrowed(self._convert(prediction, to, widened(x_t), t), x_t)
 
     @final
+    @exact
     def loss_scale(self, t: Time) -> Any:
         """Return what `standardloss` divides the error by.
 
@@ -74,6 +79,7 @@ class Measures(Hooks):
         return self._loss_scale(self._bare_time(t))
 
     @final
+    @exact
     def log_snr(self, t: Time) -> Any:
         r"""Return the logarithm of the signal-to-noise ratio of x_t.
 
@@ -92,6 +98,7 @@ class Measures(Hooks):
         return self._log_snr(self._bare_time(t))
 
     @final
+    @exact
     def log_prob(self, x_t: State, x_0: State, t: Time, *, start: Time = 0.0) -> Any:
         """Return the log-density of x_t given x_start = x_0.
 
@@ -116,9 +123,10 @@ class Measures(Hooks):
         self._check(x_0, "x_0")
         self._check_alike(x_0, x_t)
         start, t = self._times(x_t, start=start, t=t)
-        return self._log_prob(x_t, x_0, start, t)
+        return narrowed(self._log_prob(widened(x_t), widened(x_0), start, t), x_t)
 
     @final
+    @exact
     def score(self, x_t: State, x_0: State, t: Time) -> Any:
         """Return the gradient of log p(x_t | x_0) with respect to x_t, a tangent vector at x_t.
 
@@ -140,4 +148,4 @@ class Measures(Hooks):
         self._check(x_0, "x_0")
         self._check_alike(x_0, x_t)
         (t,) = self._times(x_t, t=t)
-        return self._score(x_t, x_0, t)
+        return narrowed(self._score(widened(x_t), widened(x_0), t), x_t)

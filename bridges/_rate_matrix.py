@@ -111,7 +111,7 @@ class Spectral(Exponential):
 
     def __call__(self, tau: Tensor, device: torch.device) -> Tensor:
         values, vectors = self._values.on(device), self._vectors.on(device)
-        tau = (tau.unsqueeze(-1) if tau.ndim else tau).clamp(max=1e300)
+        tau = (tau.unsqueeze(-1) if tau.ndim else tau).clamp(max=1e30)
         decay = torch.expm1(values * tau)
         moved = (vectors * decay.unsqueeze(-2)) @ vectors.mT
         stay = (1 + moved.diagonal(dim1=-2, dim2=-1)).clamp(min=0)
@@ -146,7 +146,7 @@ class Uniformised(Exponential):
         mean = (self._fastest * tau).clamp(max=2.0**SQUARINGS)
         halvings = torch.log2(mean.clamp(min=1.0)).ceil()
         share = (mean / torch.exp2(halvings))[..., None, None].to(device)
-        one = torch.eye(len(jump), dtype=torch.float64, device=device)
+        one = torch.eye(len(jump), dtype=jump.dtype, device=device)
         power = one.expand(*tau.shape, *one.shape)
         for n in range(TERMS, 0, -1):
             power = one + (share / n) * (jump @ power)

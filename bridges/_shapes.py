@@ -2,8 +2,8 @@
 
 A state is a tensor `(*B, *P)`: any batch shape, then the point of the space. A time is a number or
 a tensor whose shape is a leading part of the batch shape. Inside the library a time is always a
-float64 tensor that broadcasts over the batch; a number becomes a 0-dimensional one on the host, so
-reading it never waits for a device.
+float64 tensor (float32 on a device without float64) that broadcasts over the batch; a number
+becomes a 0-dimensional one on the host, so reading it never waits for a device.
 """
 
 import math
@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+
+from bridges._device import host, widest
 
 State: TypeAlias = Any
 """A tensor, or a tuple or dict of states."""
@@ -102,7 +104,7 @@ def expand_time(t: object, batch_shape: Sequence[int], device: torch.device, nam
         ValueError: if a number is not finite, or a tensor's shape does not fit.
     """
     if not isinstance(t, Tensor):
-        return torch.tensor(as_number(t, f"the time {name}"), dtype=torch.float64)
+        return host(as_number(t, f"the time {name}"))
     if t.is_complex() or t.dtype == torch.bool:
         raise TypeError(f"Expected the time {name} to be real; got {describe(t)}.")
     if not is_leading(t.shape, batch_shape):
@@ -111,8 +113,8 @@ def expand_time(t: object, batch_shape: Sequence[int], device: torch.device, nam
             f"shape {tuple(batch_shape)}; got shape {tuple(t.shape)}."
         )
     if t.ndim == 0:
-        return t.to(torch.float64)
-    return expand_leading(t.to(device, torch.float64), len(batch_shape))
+        return t.to(widest(t.device))
+    return expand_leading(t.to(device, widest(device)), len(batch_shape))
 
 
 def on_host(*times: Tensor) -> bool:
@@ -134,13 +136,29 @@ class Constant:
     """
 
     def __init__(self, value: Tensor) -> None:
-        self._copies = {value.device: value}
+        self._copies = {value.device: lasting(value)}
 
     def on(self, device: torch.device) -> Tensor:
         """Return the tensor on a device; it is copied there once."""
         if device not in self._copies:
-            self._copies[device] = next(iter(self._copies.values())).to(device)
+            value = next(iter(self._copies.values()))
+            exact = value.dtype == torch.float64
+            with torch.inference_mode(mode=False):
+                copy = value.to(device, widest(device) if exact else value.dtype)
+            self._copies[device] = copy
         return self._copies[device]
+
+
+def lasting(value: Tensor) -> Tensor:
+    """Return a tensor to keep: it remembers no graph and may be used in training later.
+
+    >>> with torch.inference_mode():
+    ...     kept = lasting(torch.ones(2))
+    >>> kept.is_inference()
+    False
+    """
+    with torch.inference_mode(mode=False):
+        return value.clone() if value.is_inference() else value.detach()
 
 
 class Bundle:

@@ -1,17 +1,13 @@
-"""Rotation maps of the hot path: exponential, logarithm, products and the nearest rotation.
+"""Rotation maps of the hot path: exponential, logarithm and products.
 
 A rotation of angle ω about the unit axis n has the rotation vector ωn and the unit quaternion
 (cos ω/2, n sin ω/2), scalar first. Gradients are finite at every angle, 0 and π included.
 """
 
 import math
-from typing import Final
 
 import torch
 from torch import Tensor
-
-NEWTON_STEPS: Final = 16
-"""Steps to the largest eigenvalue; a rotation needs one, a random matrix about six."""
 
 
 def sinc(x: Tensor) -> Tensor:
@@ -94,68 +90,7 @@ def compose(rot_a: Tensor, rot_b: Tensor) -> Tensor:
     return torch.einsum("...ik,...kj->...ij", rot_a, rot_b)
 
 
-def nearest(matrix: Tensor) -> Tensor:
-    r"""Return the rotation matrices nearest to any matrices (…, 3, 3), in the Frobenius norm.
-
-    The quaternion is the eigenvector of the symmetric 4×4 matrix with q^T K q = tr(R(q)^T M), for
-    its largest eigenvalue: found by Newton's method on the characteristic polynomial from an upper
-    bound, where it converges from above, and read from the adjugate. Where the nearest rotation is
-    not unique, one is returned.
-
-    References:
-        Horn, Closed-form solution of absolute orientation using unit quaternions, 1987; Theobald,
-        Rapid calculation of RMSDs using a quaternion-based characteristic polynomial, 2005.
-    """
-    m = matrix.double()
-    m = m / torch.linalg.vector_norm(m, dim=(-2, -1), keepdim=True).clamp(min=1e-300)
-    k = _quaternion_form(m)
-    # tr K = 0, so the polynomial is λ⁴ + c₂λ² + c₁λ + c₀, with c₂ = −2‖M‖² = −2, c₁ = −8 det M.
-    c_1, c_0 = -8 * det(m), _det4(k)
-    top = torch.full_like(c_0, math.sqrt(3.0))
-    for _ in range(NEWTON_STEPS):
-        slope = 4 * top**3 - 4 * top + c_1
-        value = ((top * top - 2) * top + c_1) * top + c_0
-        top = top - torch.where(slope > 1e-9, value / slope.clamp(min=1e-9), 0.0)
-    eye = torch.eye(4, dtype=m.dtype, device=m.device)
-    adjugate = _adjugate4(k - top[..., None, None] * eye)
-    longest = torch.diagonal(adjugate, dim1=-2, dim2=-1).abs().argmax(-1)
-    index = longest[..., None, None].expand(*longest.shape, 1, 4)
-    q = adjugate.gather(-2, index).squeeze(-2)
-    norm = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
-    q = torch.where(norm == 0, eye[0], q / norm.clamp(min=1e-300))
-    return quat_to_matrix(q).to(matrix.dtype)
-
-
 def det(m: Tensor) -> Tensor:
     """Return the determinants of matrices (…, 3, 3), without a factorisation."""
     across: Tensor = torch.linalg.cross(m[..., 1, :], m[..., 2, :])
     return (m[..., 0, :] * across).sum(-1)
-
-
-def _quaternion_form(m: Tensor) -> Tensor:
-    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in m.unbind(-2))
-    rows = (
-        (a + e + i, h - f, c - g, d - b),
-        (h - f, a - e - i, b + d, c + g),
-        (c - g, b + d, -a + e - i, f + h),
-        (d - b, c + g, f + h, -a - e + i),
-    )
-    return torch.stack([torch.stack(row, -1) for row in rows], -2)
-
-
-def _adjugate4(m: Tensor) -> Tensor:
-    """Return the adjugate of 4×4 matrices.
-
-    Faddeev–LeVerrier: N₁ = I, Nₖ₊₁ = M Nₖ − tr(M Nₖ)/k · I, and adj M = −N₄.
-    """
-    eye = torch.eye(4, dtype=m.dtype, device=m.device)
-    result = eye.expand_as(m)
-    for order in range(1, 4):
-        n = m @ result
-        trace = torch.diagonal(n, dim1=-2, dim2=-1).sum(-1)
-        result = n - (trace / order)[..., None, None] * eye
-    return -result
-
-
-def _det4(m: Tensor) -> Tensor:
-    return (m[..., 0, :] * _adjugate4(m)[..., 0]).sum(-1)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from bridges._device import host
 from bridges._shapes import (
     State,
     Time,
@@ -40,6 +41,10 @@ class Space:
     def _check_dtype(self, x: Tensor, name: str) -> None:
         if not x.is_floating_point():
             raise TypeError(f"Expected {name} to be a floating tensor; got {describe(x)}.")
+
+    def _rounded(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Round a state that was computed in float32 to half precision, still on the space."""
+        return x.to(dtype)
 
     # ---------------------------------------------------------------- checks and times
 
@@ -126,12 +131,13 @@ class Space:
         return (
             expand_time(t, t.shape, t.device, "t")
             if isinstance(t, Tensor)
-            else torch.tensor(as_number(t, "the time t"), dtype=torch.float64)
+            else host(as_number(t, "the time t"))
         )
 
     def _model_time(self, t: Time, x: State) -> Any:
-        """Return the time as a model is given it: shape (B,) or t's own, in the state's dtype."""
+        """Return the time as a model is given it: shape (B,) or t's own, at least in float32."""
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        dtype = torch.promote_types(dtype, torch.float32)
         if isinstance(t, Tensor) and (t.ndim > 0 or not on_host(t)):
             return t.to(x.device, dtype)
         return torch.full(self._batch_shape(x)[:1], float(t), dtype=dtype, device=x.device)

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from bridges import _so3_draw
+from bridges._device import widest
 from bridges._draw import Draws, first_accepted
 from bridges._shapes import cast, on_host
 from bridges._so3 import sinc
@@ -100,7 +101,7 @@ def sample_turn(beta: Tensor, v: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     Returns:
         cos(ψ/2) ≥ 0 and sin(ψ/2), shape `(*B,)`, in the dtype of β.
     """
-    half = (0.5 * beta.double()).clamp(max=0.5 * math.pi).reshape(-1)
+    half = (0.5 * beta.to(widest(beta.device))).clamp(max=0.5 * math.pi).reshape(-1)
     own = () if on_host(v) else (v.expand(beta.shape).reshape(-1),)
     log_f, by_angle = log_heat_kernel(2 * half, own[0] if own else v)
     kappa = (-by_angle * half.cos() / sinc(half)).clamp(min=0)

@@ -14,6 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from bridges._device import widest
 from bridges._shapes import Time, describe
 from bridges.denoiser import GaussianDenoiser, checked_var
 from bridges.prediction import Gaussian
@@ -52,7 +53,7 @@ class NormalDenoiser(GaussianDenoiser):
 
     def forward(self, x_t: Tensor, t: Time, **kwargs: Any) -> Gaussian:
         alpha, sigma = self._scales(x_t, t)
-        mean, var = normal_posterior(x_t.double(), alpha, sigma, self.mean, self.var)
+        mean, var = normal_posterior(x_t.to(widest(x_t.device)), alpha, sigma, self.mean, self.var)
         return Gaussian(mean.to(x_t.dtype), var.to(x_t.dtype))
 
 
@@ -93,7 +94,7 @@ class PointDenoiser(GaussianDenoiser):
                 f"Expected x_t to hold points of shape {tuple(shape)}; got {describe(x_t)}."
             )
         alpha, sigma = (c.flatten(-ndim) if c.ndim else c for c in scales)
-        found = self._posterior(x_t.double().flatten(-ndim), alpha, sigma)
+        found = self._posterior(x_t.to(widest(x_t.device)).flatten(-ndim), alpha, sigma)
         mean, var = (value.expand(*x_t.shape[:-ndim], -1).reshape(x_t.shape) for value in found)
         return Gaussian(mean.to(x_t.dtype), var.to(x_t.dtype))
 
@@ -265,7 +266,8 @@ class EmpiricalDenoiser(PointDenoiser):
     def _posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         centre, y = self.centre.flatten(), self.data.flatten(1)
         closeness = (x - alpha * centre) @ y.mT - 0.5 * alpha * y.square().sum(-1)
-        shares = torch.softmax(alpha / sigma.square().clamp(min=1e-200) * closeness, -1)
+        square = sigma.square().clamp(min=torch.finfo(x.dtype).tiny ** 0.5)
+        shares = torch.softmax(alpha / square * closeness, -1)
         mean = shares @ y
         return mean + centre, (shares @ y.square() - mean.square()).clamp(min=0)
 

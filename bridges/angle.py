@@ -24,6 +24,7 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
+from bridges._device import widest
 from bridges._draw import Draws
 from bridges._shapes import cast, on_host, positive
 from bridges.manifold import BrownianMotion
@@ -83,6 +84,12 @@ class WrappedMotion(BrownianMotion):
         sigma = torch.clamp(v, max=self.period**2).sqrt()
         return wrap(x + cast(sigma, x) * draws.normal(x.shape, x.dtype, x.device), self.period)
 
+    def _rounded(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        # Rounding may cross the end of the range; states on other turns stay there.
+        y, half = x.to(dtype), self.period / 2
+        y = torch.where((y >= half) & (x < half), y - self.period, y)
+        return torch.where((y < -half) & (x >= -half), y + self.period, y)
+
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
         return wrap(self.period * (draws.uniform(shape, dtype, device) - 0.5), self.period)
 
@@ -111,7 +118,7 @@ class WrappedMotion(BrownianMotion):
         return torch.logsumexp(log_weight, -1) - log_norm, -mean / cast(v, turn)
 
     def _waves(self, turn: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        m = torch.arange(1, WAVES + 1, device=turn.device, dtype=torch.float64)
+        m = torch.arange(1, WAVES + 1, device=turn.device, dtype=widest(turn.device))
         wave = 2 * math.pi / self.period * m
         decay = cast(2 * torch.exp(-0.5 * v.to(turn.device).unsqueeze(-1) * wave**2), turn)
         phase = turn.unsqueeze(-1) * wave.to(turn.dtype)

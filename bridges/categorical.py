@@ -7,11 +7,12 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
+from bridges._device import widest
 from bridges._draw import Draws
 from bridges._shapes import Constant, as_number, positive
 from bridges._tables import count, law
 from bridges.jumps import IndependentJumps
-from bridges.token_process import TINY
+from bridges.token_process import above_0
 
 
 @final
@@ -61,7 +62,7 @@ class UniformDiscreteDiffusion(IndependentJumps):
         return cls(positive(rate, "rate") * count(k) / (k - 1), k)
 
     def _pi(self, token: Tensor) -> Tensor:
-        return torch.full((), 1 / self.k, dtype=torch.float64, device=token.device)
+        return torch.full((), 1 / self.k, dtype=widest(token.device), device=token.device)
 
     def _quantile(self, u: Tensor) -> Tensor:
         return (u * self.k).to(torch.int64).clamp_(0, self.k - 1)
@@ -201,7 +202,7 @@ class MaskingDiscreteDiffusion(IndependentJumps):
         return self.k + 1
 
     def _pi(self, token: Tensor) -> Tensor:
-        return (token == self.k).double()
+        return (token == self.k).to(widest(token.device))
 
     def _quantile(self, u: Tensor) -> Tensor:
         return torch.full_like(u, self.k, dtype=torch.int64)
@@ -211,14 +212,14 @@ class MaskingDiscreteDiffusion(IndependentJumps):
         return 1.0
 
     def _forward(self, x: Tensor, s: Tensor, t: Tensor, draws: Draws) -> Tensor:
-        u = draws.uniform(x.shape, torch.float64, x.device)
+        u = draws.uniform(x.shape, widest(x.device), x.device)
         return torch.where(u < self._jumped(t - s), self.k, x)
 
     def _bridge(
         self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor, eta: float, draws: Draws
     ) -> Tensor:
-        reveal = torch.exp(-self.rate * s) * self._jumped(t - s) / self._jumped(t).clamp(min=TINY)
-        u = draws.uniform(x_t.shape, torch.float64, x_t.device)
+        reveal = torch.exp(-self.rate * s) * self._jumped(t - s) / above_0(self._jumped(t))
+        u = draws.uniform(x_t.shape, widest(x_t.device), x_t.device)
         return torch.where((x_t == self.k) & (u < reveal), x_0, x_t)
 
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:

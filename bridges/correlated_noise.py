@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from bridges._device import host
 from bridges._shapes import Constant, as_number, describe
 from bridges.linear_noise import LinearNoise, check_count
 
@@ -188,7 +189,7 @@ class CovarianceFactor(LinearNoise):
 
 
 def _number(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)
+    return host(value)
 
 
 def _along(matrix: Tensor, x: Tensor) -> Tensor:

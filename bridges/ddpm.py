@@ -28,9 +28,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bridges._device import widest
 from bridges._draw import Draws, Generator, as_draws
+from bridges._precision import widened
 from bridges._shapes import as_number, as_shape, describe, expand_leading, is_leading, like
-from bridges.denoiser import ExactBuffers, checked_backbone
+from bridges.denoiser import ExactBuffers, answer, checked_backbone
 from bridges.gaussian import GaussianDiffusion
 from bridges.network_denoiser import NoiseDenoiser, StepIndex
 from bridges.vp_schedule import TableSchedule
@@ -116,6 +118,10 @@ class DenoiseDiffusion(ExactBuffers):
         Raises:
             TypeError, ValueError: if x_0 is not floating or t not an index of it.
         """
+        mean, var = self._q(widened(x_0), t)
+        return mean.to(x_0.dtype), var.to(x_0.dtype)
+
+    def _q(self, x_0: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
         alpha_bar = self._gather(self.alpha_bar, self._index(t, x_0), x_0)
         return alpha_bar.sqrt().to(x_0.dtype) * x_0, (1 - alpha_bar).to(x_0.dtype)
 
@@ -128,15 +134,19 @@ class DenoiseDiffusion(ExactBuffers):
         generator: Generator = None,
     ) -> Tensor:
         """Draw x_t given x_0; `eps` is the noise, like x_0, if it was drawn before."""
-        mean, var = self.q_xt_x0(x_0, t)
-        eps = _normal(x_0, as_draws(generator)) if eps is None else like(eps, x_0, "eps")
-        return mean + var.sqrt() * eps
+        _check_state(x_0)
+        x = widened(x_0)
+        mean, var = self._q(x, t)
+        eps = _normal(x, as_draws(generator)) if eps is None else like(eps, x, "eps")
+        return (mean + var.sqrt() * eps).to(x_0.dtype)
 
     def p_x0(self, x_t: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
         r"""Return :math:`(x_t - \sqrt{1 - \bar\alpha_t}\,\varepsilon)/\sqrt{\bar\alpha_t}`."""
         alpha_bar = self._gather(self.alpha_bar, self._index(t, x_t), x_t)
         to_x, to_eps = alpha_bar.rsqrt(), (1 / alpha_bar - 1).sqrt()
-        return to_x.to(x_t.dtype) * x_t - to_eps.to(x_t.dtype) * like(eps, x_t, "eps")
+        x = widened(x_t)
+        y = to_x.to(x.dtype) * x - to_eps.to(x.dtype) * like(eps, x, "eps")
+        return y.to(x_t.dtype)
 
     def loss(
         self, x_0: Tensor, noise: Tensor | None = None, *, generator: Generator = None
@@ -150,10 +160,11 @@ class DenoiseDiffusion(ExactBuffers):
         """
         _check_state(x_0)
         draws = as_draws(generator)
-        u = draws.uniform(x_0.shape[:1], torch.float64, x_0.device)
+        u = draws.uniform(x_0.shape[:1], widest(x_0.device), x_0.device)
         t = (u * self.n_steps).long().clamp(max=self.n_steps - 1)
         noise = _normal(x_0, draws) if noise is None else like(noise, x_0, "noise")
-        return functional.mse_loss(self._eps(self.q_sample(x_0, t, noise), t), noise)
+        eps = self._eps(self.q_sample(x_0, t, noise), t)
+        return functional.mse_loss(widened(eps), widened(noise))
 
     # ---------------------------------------------------------------- sampling
 
@@ -230,7 +241,7 @@ class DenoiseDiffusion(ExactBuffers):
         return self._denoised(torch.lerp(first, second, lambda_), t, draws)
 
     def _eps(self, x_t: Tensor, t: Tensor) -> Tensor:
-        return like(self.eps_model(x_t, t), x_t, "what eps_model returns")
+        return answer(self.eps_model, x_t, t)
 
     def _p_sample(self, x_t: Tensor, step: int | Tensor, draws: Draws) -> Tensor:
         t = self._index(step, x_t)
@@ -238,12 +249,13 @@ class DenoiseDiffusion(ExactBuffers):
             self._gather(table, t, x_t)
             for table in (self.beta, self.alpha, self.alpha_bar, self.sigma2)
         )
-        eps_coef = (beta / (1 - alpha_bar).sqrt()).to(x_t.dtype)
-        mean = alpha.rsqrt().to(x_t.dtype) * (x_t - eps_coef * self._eps(x_t, t))
+        x, eps = widened(x_t), self._eps(x_t, t)
+        eps_coef = (beta / (1 - alpha_bar).sqrt()).to(x.dtype)
+        mean = alpha.rsqrt().to(x.dtype) * (x - eps_coef * eps)
         if isinstance(step, int) and step == 0:
-            return mean
-        sigma = torch.where(expand_leading(t, x_t.ndim) > 0, sigma2.sqrt(), 0.0)
-        return mean + sigma.to(x_t.dtype) * _normal(x_t, draws)
+            return mean.to(x_t.dtype)
+        sigma = torch.where(expand_leading(t, x.ndim) > 0, sigma2.sqrt(), 0.0)
+        return (mean + sigma.to(x.dtype) * _normal(x, draws)).to(x_t.dtype)
 
     def _denoised(self, x_t: Tensor, t: int, draws: Draws) -> Tensor:
         for index in range(t, -1, -1):

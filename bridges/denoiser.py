@@ -20,7 +20,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from bridges._device import host, widest
 from bridges._draw import Generator, as_draws
+from bridges._precision import at_least_float32
 from bridges._shapes import Time, cast, describe, expand_time, like, positive
 from bridges.preconditioning import NumberPreconditioning
 from bridges.prediction import Gaussian
@@ -32,10 +34,12 @@ class ExactBuffers(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:  # noqa: FBT001, FBT002
         exact = {k: v for k, v in self.named_buffers(recurse=False) if v.dtype == torch.float64}
+        for name in exact:  # a device without float64 would refuse them
+            self._buffers[name] = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in exact.items():
-            moved = self._buffers[name]
-            self._buffers[name] = value if moved is None else value.to(moved.device)
+            device = fn(torch.empty(0, device=value.device)).device
+            self._buffers[name] = value.to(device, widest(device))
         return self
 
 
@@ -76,7 +80,7 @@ class GaussianDenoiser(ExactBuffers, ABC):
 
     def _time(self, t: Time, x_t: Tensor) -> Tensor:
         """Return t in float64 as a network is told it: in its own shape, (B,) for a number."""
-        time = t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+        time = t.to(widest(t.device)) if isinstance(t, Tensor) else host(t)
         return time.expand(x_t.shape[:1]) if time.ndim == 0 else time
 
     def _scales(self, x_t: Tensor, t: Time, point_ndim: int = 0) -> tuple[Tensor, Tensor]:
@@ -106,7 +110,8 @@ class PreconditionedDenoiser(GaussianDenoiser):
 
     Args:
         backbone: F, called as `backbone(c_in * x_t, c_noise, **kwargs)`, with c_noise in the shape
-            of t, (B,) for a number, and in the dtype of x_t; it returns a tensor like x_t.
+            of t, (B,) for a number; it returns a tensor like x_t. A module is given both in the
+            dtype of its parameters, a function c_noise at least in float32.
         schedule: α and σ; it may be replaced at any time.
         var_x: σ_x², the variance of the data, positive: a number, or a tensor that broadcasts with
             the state, such as (C, 1, 1) for channels; see `estimate_var`.
@@ -140,7 +145,8 @@ class PreconditionedDenoiser(GaussianDenoiser):
 
         It is computed as the same number :math:`(F - F^*)^2` with the network's target
         :math:`F^* = (\sigma_t x - \alpha_t \sigma_x^2 \varepsilon)\,c_\mathrm{in}/\sigma_x`, which
-        is finite where σ_t = 0 and loses no digits near it. `EDMWeight(σ_x)` is its weight.
+        loses no digits near σ_t = 0. `EDMWeight(σ_x)` is its weight. Where σ_t = 0 nothing is left
+        to learn, and numbers there are not counted, as in `standardloss`.
 
         Args:
             x: the clean state.
@@ -153,24 +159,57 @@ class PreconditionedDenoiser(GaussianDenoiser):
         >>> 0.9 < denoiser.loss(torch.randn(100, 100), torch.rand(100)).item() < 1.1
         True
         """
-        scales, root = self._preconditioning(x, t), self.var_x.double().sqrt()
-        alpha, sigma = scales.alpha.to(x.dtype), scales.sigma.to(x.dtype)
-        noise = as_draws(generator).normal(x.shape, x.dtype, x.device)
-        value = self._value(scales, alpha * x + sigma * noise, t, **kwargs)
+        scales, root = self._preconditioning(x, t), self._var_x.sqrt()
+        wide = at_least_float32(x.dtype)
+        noise = as_draws(generator).normal(x.shape, wide, x.device)
+        x_t = (scales.alpha.to(wide) * x + scales.sigma.to(wide) * noise).to(x.dtype)
+        value = self._value(scales, x_t, t, **kwargs).to(wide)
         c_in, _, _ = scales.coefficients
         to_x, to_noise = scales.sigma * c_in / root, scales.alpha * c_in * root
-        target = to_x.to(x.dtype) * x - to_noise.to(x.dtype) * noise
-        return (value - target).square().mean()
+        target = to_x.to(wide) * x - to_noise.to(wide) * noise
+        counted = (scales.sigma > 0).to(x.device).expand(x.shape)
+        square = torch.where(counted, value - target, 0.0).square()
+        return square.sum() / counted.sum().clamp(min=1)
+
+    @property
+    def _var_x(self) -> Tensor:
+        return self.var_x.to(widest(self.var_x.device))
 
     def _preconditioning(self, x_t: Tensor, t: Time) -> NumberPreconditioning:
-        return NumberPreconditioning(*self._scales(x_t, t), self.var_x.double())
+        return NumberPreconditioning(*self._scales(x_t, t), self._var_x)
 
     def _value(self, scales: NumberPreconditioning, x_t: Tensor, t: Time, **kwargs: Any) -> Tensor:
         """Return F in the dtype of the state."""
         level, shape = scales.noise_level(), self._time(t, x_t).shape
-        noise = (level.expand(shape) if level.ndim == 0 else level.reshape(shape)).to(x_t)
-        value = self.backbone(scales.input(x_t), noise, **kwargs)
-        return like(value, x_t, "what the backbone returns")
+        noise = level.expand(shape) if level.ndim == 0 else level.reshape(shape)
+        return answer(self.backbone, scales.input(x_t), noise.to(x_t.device), **kwargs)
+
+
+def answer(backbone: Callable[..., Any], x: Tensor, told: Tensor, **kwargs: Any) -> Tensor:
+    """Ask a network in its own dtype, and return its answer in that of x.
+
+    Args:
+        backbone: called as `backbone(x, told, **kwargs)`.
+        x: what it is shown.
+        told: a time or a noise level, or integers, which stay so.
+        kwargs: what else it is given.
+    """
+    dtype = network_dtype(backbone)
+    if told.is_floating_point():
+        told = told.to(at_least_float32(x.dtype) if dtype is None else dtype)
+    value = backbone(x if dtype is None else x.to(dtype), told, **kwargs)
+    return like(value, x, "what the backbone returns")
+
+
+def network_dtype(backbone: object) -> torch.dtype | None:
+    """Return the floating dtype of a module's parameters, or None where it has none.
+
+    >>> network_dtype(nn.Linear(2, 2).bfloat16()), network_dtype(len)
+    (torch.bfloat16, None)
+    """
+    if not isinstance(backbone, nn.Module):
+        return None
+    return next((p.dtype for p in backbone.parameters() if p.is_floating_point()), None)
 
 
 def estimate_var(x: Tensor, dim: int | Sequence[int]) -> Tensor:
@@ -192,7 +231,7 @@ def estimate_var(x: Tensor, dim: int | Sequence[int]) -> Tensor:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"Expected x to be a floating tensor; got {describe(x)}.")
     dims = dim if isinstance(dim, int) else tuple(dim)
-    var = x.double().var(dims, correction=0, keepdim=True).to(x.dtype)
+    var = x.to(widest(x.device)).var(dims, correction=0, keepdim=True).to(x.dtype)
     while var.ndim and len(var) == 1:
         var = var.squeeze(0)
     return var

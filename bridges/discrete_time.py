@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bridges._device import widest
 from bridges._draw import Draws
 from bridges._shapes import Constant, on_host
 from bridges._tables import as_table, count, laws, square
@@ -167,7 +168,7 @@ class DiscreteTimeDiffusion(MatrixProcess):
         s, t = s.round().long(), t.round().long()
         if s == 0:
             return self._from_0.on(device)[t]
-        product = torch.eye(self.states, dtype=torch.float64, device=device)
+        product = torch.eye(self.states, dtype=widest(device), device=device)
         for level, block, used in self._pieces(s, t):
             if used:
                 product = product @ self._blocks[level].on(device)[block]
@@ -180,7 +181,7 @@ class DiscreteTimeDiffusion(MatrixProcess):
             return rows(self._product(s, t, x.device), x)
         if on_host(s) and s.item() == 0:
             return self._gathered(self._from_0.on(x.device), t, x)
-        row = functional.one_hot(x, self.states).double()
+        row = functional.one_hot(x, self.states).to(widest(x.device))
         for level, block, used in self._pieces(*_whole(x, s, t)):
             row = torch.where(used.unsqueeze(-1), move(row, self._at(level, block)), row)
         return row
@@ -190,7 +191,7 @@ class DiscreteTimeDiffusion(MatrixProcess):
             return rows(self._product(s, t, y.device).mT, y)
         if on_host(s) and s.item() == 0:
             return self._gathered(self._from_0.on(y.device).mT, t, y)
-        column = functional.one_hot(y, self.states).double()
+        column = functional.one_hot(y, self.states).to(widest(y.device))
         for level, block, used in reversed(list(self._pieces(*_whole(y, s, t)))):
             moved = move(column, self._at(level, block).mT)
             column = torch.where(used.unsqueeze(-1), moved, column)
@@ -214,7 +215,7 @@ class DiscreteTimeDiffusion(MatrixProcess):
 
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
         cdf = self._last.on(device)
-        u = draws.uniform(shape, torch.float64, device)
+        u = draws.uniform(shape, widest(device), device)
         return torch.searchsorted(cdf, u, right=True).clamp_(max=self.states - 1)
 
     @cached_property

@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from bridges._device import host
 from bridges._draw import Draws
 from bridges._shapes import as_number, describe, on_host, positive
 from bridges.gaussian_process import GaussianProcess
@@ -185,5 +186,5 @@ class GaussianDiffusion(GaussianProcess):
         return self.schedule.alpha_dot(t), self.schedule.sigma_dot(t)
 
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
-        sigma = self.schedule.sigma(torch.ones((), dtype=torch.float64))
+        sigma = self.schedule.sigma(host(1.0))
         return sigma.item() * draws.normal(shape, dtype, device)

@@ -29,9 +29,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bridges._device import widest
 from bridges._draw import Draws
 from bridges.preconditioning import TokenPreconditioning
-from bridges.token_process import BITS, TINY, TokenProcess
+from bridges.token_process import BITS, TokenProcess, above_0
 
 
 class IndependentJumps(TokenProcess):
@@ -66,11 +67,11 @@ class IndependentJumps(TokenProcess):
         """
         jumped_s, jumped, jumped_t = self._jumped(s), self._jumped(t - s), self._jumped(t)
         possible = (pi > 0) & (jumped_t > 0)
-        share, both = possible / jumped_t.clamp(min=TINY), jumped_s * jumped
+        share, both = possible / above_0(jumped_t), jumped_s * jumped
         take = torch.where(possible, jumped_s * torch.exp(-self.rate * (t - s)) * share, 1.0)
         keep = torch.exp(-self.rate * s) * jumped * share
         evidence = torch.exp(-self.rate * t) + jumped_t * pi
-        return both * share, take, keep, both * pi / evidence.clamp(min=TINY)
+        return both * share, take, keep, both * pi / above_0(evidence)
 
     def _weights(self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the probabilities to draw afresh and to take x_t; the rest keeps x_0."""
@@ -82,12 +83,12 @@ class IndependentJumps(TokenProcess):
         self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor, eta: float, draws: Draws
     ) -> Tensor:
         fresh, take = self._weights(x_0, x_t, s, t)
-        u = draws.uniform(x_t.shape, torch.float64, x_t.device)
+        u = draws.uniform(x_t.shape, widest(x_t.device), x_t.device)
         x_s = torch.where(u < fresh + take, x_t, x_0)
         return torch.where(u < fresh, self._quantile(u / fresh), x_s)
 
     def _bridge_probs(self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        at_0 = functional.one_hot(x_0, self.k).double()
+        at_0 = functional.one_hot(x_0, self.k).to(widest(x_0.device))
         return self._reverse_probs(at_0, x_t, s, t)
 
     def _reverse_probs(self, p: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -105,11 +106,11 @@ class IndependentJumps(TokenProcess):
 
     def _forward(self, x: Tensor, s: Tensor, t: Tensor, draws: Draws) -> Tensor:
         jumped = self._jumped(t - s)
-        u = draws.uniform(x.shape, torch.float64, x.device)
+        u = draws.uniform(x.shape, widest(x.device), x.device)
         return torch.where(u < jumped, self._quantile(u / jumped), x)
 
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return self._quantile(draws.uniform(shape, torch.float64, device))
+        return self._quantile(draws.uniform(shape, widest(device), device))
 
     def _log_prob(self, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor) -> Tensor:
         stayed = torch.where(x_t == x_0, torch.exp(-self.rate * (t - s)), 0.0)
@@ -119,7 +120,7 @@ class IndependentJumps(TokenProcess):
     # ---------------------------------------------------------------- predictions
 
     def _weighed(self, logits: Tensor, x_t: Tensor, t: Tensor, sign: int) -> Tensor:
-        drawn = (self._jumped(t) * self._pi(x_t)).clamp(min=TINY)
+        drawn = above_0(self._jumped(t) * self._pi(x_t))
         odds = torch.log1p(torch.exp(-self.rate * t) / drawn)
         clean = torch.where(x_t < self.k, sign * odds, 0.0).to(logits.dtype)
         at_y = x_t.clamp(max=self.k - 1).unsqueeze(-1)

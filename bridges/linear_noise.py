@@ -13,6 +13,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from bridges._device import widest
 from bridges._shapes import Constant, describe
 
 
@@ -115,7 +116,11 @@ class ZeroCentreOfMass(LinearNoise):
         mask = torch.ones(self.n, dtype=torch.bool) if self.mask is None else self.mask
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             raise TypeError(f"Expected mask to be bool; got {describe(mask)}.")
-        weight = mask.new_ones(self.n, dtype=torch.float64) if self.weight is None else self.weight
+        weight = (
+            mask.new_ones(self.n, dtype=widest(mask.device))
+            if self.weight is None
+            else self.weight
+        )
         if not isinstance(weight, Tensor) or weight.is_complex():
             raise TypeError(f"Expected weight to be a real tensor; got {describe(weight)}.")
         for name, value in (("mask", mask), ("weight", weight)):
@@ -128,11 +133,11 @@ class ZeroCentreOfMass(LinearNoise):
                 f"Expected weight to have shape ({self.n},) or that of mask, {tuple(mask.shape)}; "
                 f"got {tuple(weight.shape)}."
             )
-        self._prepare(mask, torch.where(mask, weight.to(mask.device, torch.float64), 0.0))
+        self._prepare(mask, torch.where(mask, weight.to(mask.device, widest(mask.device)), 0.0))
 
     def _prepare(self, mask: Tensor, w: Tensor) -> None:
         mask = mask.expand(w.shape)
-        n, total, size = mask.sum(-1).double(), w.sum(-1), w.square().sum(-1)
+        n, total, size = mask.sum(-1).to(w), w.sum(-1), w.square().sum(-1)
         if not bool((w >= 0).all()) or not bool(((total > 0) | (n == 0)).all()):
             raise ValueError(
                 "Expected weight to be at least 0 and not all 0; got one that is not."

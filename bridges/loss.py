@@ -10,6 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from bridges._precision import at_least_float32, exact, widened
 from bridges._shapes import State, Time, describe, expand_leading, leaves, map_structure
 from bridges.process import Process
 
@@ -34,6 +35,7 @@ class Loss:
     elements: Any
 
 
+@exact
 def standardloss(
     process: Process,
     t: Time,
@@ -80,7 +82,8 @@ def standardloss(
         process._check_alike(x_0, x_t)
     (expanded,) = process._times(x_0, t=t)
     counted = process._counted(x_0, expanded)
-    error = process.where(counted)._error(prediction, x_0, x_t, expanded)
+    ends = widened(x_0), None if x_t is None else widened(x_t)
+    error = process.where(counted)._error(prediction, *ends, expanded)
     scale = _scale(scaler, process, t)
     scale = scale if _alike(scale, error) else map_structure(lambda e: scale, error)
     elements = map_structure(_weighted, error, scale, counted)
@@ -112,7 +115,7 @@ def _alike(scale: Any, error: Any) -> bool:
 
 def _weighted(error: Tensor, scale: Any, counted: Tensor) -> Tensor:
     """Divide by the scale, at least in float32, and put 0 where an element is not counted."""
-    error = error.to(torch.promote_types(error.dtype, torch.float32))
+    error = error.to(at_least_float32(error.dtype))
     scale = torch.as_tensor(scale, device=error.device)
     scale = expand_leading(scale.to(error.dtype), error.ndim).expand_as(error)
     kept = torch.where(counted, error, 0.0)

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor
 
+from bridges._device import widest
 from bridges._draw import Draws
 from bridges._shapes import cast, positive
 from bridges.preconditioning import TangentPreconditioning, variance
@@ -196,7 +197,7 @@ class BrownianMotion(Process):
         mixture.check(x_0, self.point_ndim)
         centre = self._project(mixture.centre.to(x_0.dtype))
         at = x_0.unsqueeze(x_0.ndim - self.point_ndim).expand_as(centre)
-        return self._log_kernel(at, centre, mixture.variance.double())
+        return self._log_kernel(at, centre, mixture.variance.to(widest(x_0.device)))
 
     def _square(self, w: Tensor) -> Tensor:
         return (w * w).sum(-1) if self.tangent_ndim else w * w

@@ -24,9 +24,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from bridges._device import widest
 from bridges._draw import as_draws
-from bridges._shapes import Time, describe, expand_time, like
-from bridges.denoiser import GaussianDenoiser, checked_backbone, checked_var
+from bridges._precision import widened
+from bridges._shapes import Time, describe, expand_time
+from bridges.denoiser import GaussianDenoiser, answer, checked_backbone, checked_var
 from bridges.gaussian import GaussianDiffusion
 from bridges.preconditioning import LOUDEST, NumberPreconditioning
 from bridges.prediction import Gaussian, Noise, Score, Tangent, Velocity
@@ -58,7 +60,7 @@ class StepIndex:
 
     def __call__(self, t: Tensor) -> Tensor:
         """Return int64 indices, in the shape of t."""
-        index = (t.double() * self.n_steps).round().long() - 1
+        index = (t.to(widest(t.device)) * self.n_steps).round().long() - 1
         return index.clamp(0, self.n_steps - 1)
 
 
@@ -69,7 +71,8 @@ class NetworkDenoiser(GaussianDenoiser):
 
     Args:
         backbone: called as `backbone(x_t, t, **kwargs)`, with t in its own shape, (B,) for a
-            number, and in the dtype of x_t; it returns a tensor like x_t.
+            number; it returns a tensor like x_t. A module is given both in the dtype of its
+            parameters (integers stay so), a function t at least in float32.
         schedule: α and σ of the states that the network was trained on. Others are served by a
             `RescheduledDenoiser` around this one.
         time: `time(t)` is what the network is told instead of t, from float64 times; such as
@@ -101,11 +104,11 @@ class NetworkDenoiser(GaussianDenoiser):
         """Return x̂_0."""
 
     def forward(self, x_t: Tensor, t: Time, **kwargs: Any) -> Gaussian:
-        scales = NumberPreconditioning(*self._scales(x_t, t), self.var_x.double())
+        var_x = self.var_x.to(widest(self.var_x.device))
+        scales = NumberPreconditioning(*self._scales(x_t, t), var_x)
         time = self._time(t, x_t)
         told = time if self.time is None else self.time(time)
-        told = told.to(x_t) if told.is_floating_point() else told.to(x_t.device)
-        value = like(self.backbone(x_t, told, **kwargs), x_t, "what the backbone returns")
+        value = answer(self.backbone, x_t, told.to(x_t.device), **kwargs)
         _, _, c_out = scales.coefficients
         mean = self._point(value, x_t, t)
         return Gaussian(mean, c_out.square().to(x_t.dtype))
@@ -116,7 +119,8 @@ class NetworkDenoiser(GaussianDenoiser):
         At t = 0 itself the process has no noise, where a schedule may have some.
         """
         time = expand_time(t, x_t.shape, x_t.device, "t").clamp(min=1e-30)
-        return GaussianDiffusion(self.schedule)._endpoint(prediction, x_t, time, as_draws(None))
+        process, wide = GaussianDiffusion(self.schedule), widened(x_t)
+        return process._endpoint(prediction, wide, time, as_draws(None)).to(x_t.dtype)
 
 
 @final
@@ -175,7 +179,7 @@ class VDenoiser(NetworkDenoiser):
         alpha, sigma = self._scales(x_t, t)
         size = torch.hypot(alpha, sigma)
         to_x, to_v = alpha / size**2, sigma / size
-        return to_x.to(x_t.dtype) * x_t - to_v.to(x_t.dtype) * value
+        return _mixed(to_x, x_t, -to_v, value)
 
 
 @final
@@ -193,7 +197,13 @@ class FlowDenoiser(NetworkDenoiser):
     def _point(self, value: Tensor, x_t: Tensor, t: Time) -> Tensor:
         alpha, sigma = self._scales(x_t, t)
         to_x, to_v = 1 / (alpha + sigma), sigma / (alpha + sigma)
-        return to_x.to(x_t.dtype) * x_t - to_v.to(x_t.dtype) * value
+        return _mixed(to_x, x_t, -to_v, value)
+
+
+def _mixed(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
+    """Return a x + b y, rounded once to the dtype of x."""
+    wide = widened(x)
+    return (a.to(wide.dtype) * wide + b.to(wide.dtype) * y).to(x.dtype)
 
 
 @final
@@ -235,5 +245,7 @@ class RescheduledDenoiser(GaussianDenoiser):
         own_time = self.denoiser.schedule.inverse_log_snr(log_snr).clamp(0, 1)
         own_alpha, own_sigma = self.denoiser._scales(x_t, own_time)
         scale = torch.hypot(own_alpha, own_sigma) / torch.hypot(alpha, sigma)
-        law: Gaussian = self.denoiser(scale.to(x_t.dtype) * x_t, own_time, **kwargs)
+        wide = widened(x_t)
+        inner = (scale.to(wide.dtype) * wide).to(x_t.dtype)
+        law: Gaussian = self.denoiser(inner, own_time, **kwargs)
         return law

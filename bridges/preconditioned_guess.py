@@ -6,8 +6,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from bridges._precision import at_least_float32
 from bridges._shapes import Constant, State, Time, describe, leaves, map_structure
-from bridges.denoiser import checked_backbone, checked_var
+from bridges.denoiser import checked_backbone, checked_var, network_dtype
 from bridges.preconditioning import Preconditioning
 from bridges.process import Process
 
@@ -24,9 +25,11 @@ class PreconditionedGuess(nn.Module):
 
     Args:
         backbone: F, called as `backbone(inputs, c_noise, *args, **kwargs)`, both in the structure
-            of the state: what is shown of each part, and its noise level in the shape of t and a
-            floating dtype of the state. It returns, in that structure, tensors like the numbers or
-            the tangent vectors, (…, 3) on rotations, and logits for tokens.
+            of the state: what is shown of each part, and its noise level in the shape of t. A
+            module is given both in the dtype of its parameters, a function the noise level in a
+            floating dtype of the state, at least in float32. It returns, in that structure,
+            tensors like the numbers or the tangent vectors, (…, 3) on rotations, and logits for
+            tokens.
         process: the process that noised the state.
         var_x: σ_x², the variance of the data, positive: a number, or a tensor that broadcasts with
             the state; for a Joint, one for all or a structure. None for the process's own: 1 on
@@ -62,10 +65,11 @@ class PreconditionedGuess(nn.Module):
         process, device = self.process, leaves(x_t)[0].device
         var_x = map_structure(lambda var: None if var is None else var.on(device), self._var_x)
         var_x = process._spread(var_x, "var_x")
-        dtype = next((x.dtype for x in leaves(x_t) if x.is_floating_point()), None)
-        noise = process._each(_noise_level(dtype), process._bare_time(t), var_x, x_t)
+        dtype = network_dtype(self.backbone)
+        told = _level_dtype(x_t) if dtype is None else dtype
+        noise = process._each(_noise_level(told), process._bare_time(t), var_x, x_t)
         scales = process._each(_scales, process._expand(t, x_t), var_x)
-        inputs = process._each(lambda _, own, x: own.input(x), scales, x_t)
+        inputs = process._each(lambda _, own, x: _cast(own.input(x), dtype), scales, x_t)
         values = self.backbone(inputs, noise, *args, **kwargs)
         return process._each(lambda _, own, v, x: own.output(v, x), scales, values, x_t)
 
@@ -75,9 +79,18 @@ def _scales(part: Process, t: Tensor, var_x: Tensor | None) -> Preconditioning:
     return scales
 
 
-def _noise_level(dtype: torch.dtype | None) -> Callable[..., Tensor]:
-    """Return a function that makes the noise level of a part, in the dtype of the state."""
-    dtype = torch.get_default_dtype() if dtype is None else dtype
+def _level_dtype(x_t: State) -> torch.dtype:
+    """Return the first floating dtype of a state, at least float32."""
+    dtypes = (x.dtype for x in leaves(x_t) if x.is_floating_point())
+    return at_least_float32(next(dtypes, torch.get_default_dtype()))
+
+
+def _cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return x if dtype is None or not x.is_floating_point() else x.to(dtype)
+
+
+def _noise_level(dtype: torch.dtype) -> Callable[..., Tensor]:
+    """Return a function that makes the noise level of a part, in a dtype."""
 
     def noise_level(part: Process, t: Tensor, var_x: Tensor | None, x_t: Tensor) -> Tensor:
         return _scales(part, t, var_x).noise_level().to(x_t.device, dtype)

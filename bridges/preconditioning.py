@@ -36,6 +36,8 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
+from bridges._device import host
+from bridges._precision import widened
 from bridges._shapes import cast
 from bridges.prediction import Noise
 
@@ -93,13 +95,14 @@ class NumberPreconditioning(Preconditioning):
         return level(self.sigma.log() - self.alpha.log())
 
     def input(self, x_t: Tensor) -> Tensor:
-        c_in, _, _ = self.coefficients
-        return c_in.to(x_t.dtype) * self._centred(x_t)
+        (c_in, _, _), wide = self.coefficients, widened(x_t)
+        return (c_in.to(wide.dtype) * self._centred(wide)).to(x_t.dtype)
 
     def output(self, value: Tensor, x_t: Tensor) -> Tensor:
-        c_skip, c_out = (c.to(x_t.dtype) for c in self.coefficients[1:])
-        y_0 = torch.addcmul(c_skip * self._centred(x_t), c_out, value.to(x_t.dtype))
-        return y_0 + self.mean if self.mean != 0 else y_0
+        wide = widened(x_t)
+        c_skip, c_out = (c.to(wide.dtype) for c in self.coefficients[1:])
+        y_0 = torch.addcmul(c_skip * self._centred(wide), c_out, value.to(wide.dtype))
+        return (y_0 + self.mean if self.mean != 0 else y_0).to(x_t.dtype)
 
     def _centred(self, x_t: Tensor) -> Tensor:
         return x_t - self.mean if self.mean != 0 else x_t
@@ -168,4 +171,4 @@ def level(noise: Tensor) -> Tensor:
 
 def variance(var_x: Tensor | None, default: float) -> Tensor:
     """Return the variance of the data, or the default as a tensor on the host."""
-    return torch.tensor(default, dtype=torch.float64) if var_x is None else var_x
+    return host(default) if var_x is None else var_x

@@ -21,6 +21,7 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
+from bridges._device import widest
 from bridges._draw import Draws, Generator, as_draws
 from bridges._shapes import Bundle
 
@@ -136,7 +137,7 @@ class Mixture(Prediction):
         at = index.reshape(*index.shape, *[1] * point_ndim)
         at = at.expand(*index.shape, *x.shape[x.ndim - point_ndim :])
         centre = self.centre.gather(dim, at).squeeze(dim).to(x.dtype)
-        return centre, self.variance.double().gather(-1, index).squeeze(-1)
+        return centre, self.variance.to(widest(x.device)).gather(-1, index).squeeze(-1)
 
     def negative_log_prob(self, log_kernels: Tensor) -> Tensor:
         """Return −log Σ softmax(l) k from the log-kernels `(*B, M)` of the components."""

@@ -9,10 +9,12 @@ that draw nothing (errors, densities, scores, conversions) are in `_measures`.
 from typing import TYPE_CHECKING, Any, final
 
 import torch
+from torch import Tensor
 
 from bridges._draw import Generator, as_draws
 from bridges._measures import Measures
-from bridges._shapes import State, Time
+from bridges._precision import at_least_float32, exact, widened
+from bridges._shapes import State, Time, map_structure
 
 if TYPE_CHECKING:
     from bridges.clock import Clock
@@ -23,11 +25,13 @@ class Process(Measures):
 
     States are tensors `(*B, *P)`: any batch shape, then the `point_ndim` dimensions of one point.
     Times are numbers or tensors whose shape is `()` or a leading part of the batch shape. Device
-    and floating dtype that go in come out. Randomness comes from `generator` alone (None: the
+    and floating dtype that go in come out; half precision is computed on in float32, and autocast
+    is off. Randomness comes from `generator` alone (None: the
     global state).
     """
 
     @final
+    @exact
     def sample_forward(
         self, x: State, t: Time, *, start: Time = 0.0, generator: Generator = None
     ) -> State:
@@ -47,9 +51,11 @@ class Process(Measures):
         """
         self._check(x, "x")
         start, t = self._times(x, start=start, t=t)
-        return self._forward(x, start, t, as_draws(generator))
+        x_t = self._forward(widened(x), start, t, as_draws(generator))
+        return self._narrowed(x_t, x)
 
     @final
+    @exact
     def sample_bridge(
         self,
         x_0: State,
@@ -81,9 +87,11 @@ class Process(Measures):
         self._check(x_t, "x_t")
         self._check_alike(x_0, x_t)
         s, t = self._times(x_t, s=s, t=t)
-        return self._between(x_0, x_t, s, t, self._eta(eta), as_draws(generator))
+        ends, draws = (widened(x_0), widened(x_t)), as_draws(generator)
+        return self._narrowed(self._between(*ends, s, t, self._eta(eta), draws), x_t)
 
     @final
+    @exact
     def sample_prior(
         self,
         shape: Any,
@@ -105,9 +113,12 @@ class Process(Measures):
         """
         dtype = torch.get_default_dtype() if dtype is None else dtype
         device = torch.device("cpu" if device is None else device)
-        return self._prior(self._shape(shape), as_draws(generator), dtype, device)
+        wide = at_least_float32(dtype)
+        x = self._prior(self._shape(shape), as_draws(generator), wide, device)
+        return self._narrowed(x, map_structure(lambda leaf: _like(leaf, dtype), x))
 
     @final
+    @exact
     def endpoint(
         self, prediction: Any, x_t: State, t: Time, *, generator: Generator = None
     ) -> State:
@@ -128,9 +139,11 @@ class Process(Measures):
         """
         self._check(x_t, "x_t")
         (t,) = self._times(x_t, t=t)
-        return self._endpoint(prediction, x_t, t, as_draws(generator))
+        x_0_hat = self._endpoint(prediction, widened(x_t), t, as_draws(generator))
+        return self._narrowed(x_0_hat, x_t)
 
     @final
+    @exact
     def sample_step(
         self,
         prediction: Any,
@@ -159,7 +172,9 @@ class Process(Measures):
         """
         self._check(x_t, "x_t")
         s, t = self._times(x_t, s=s, t=t)
-        return self._step(prediction, x_t, s, t, self._eta(eta), as_draws(generator))
+        eta, draws = self._eta(eta), as_draws(generator)
+        x_s, x_0_hat = self._step(prediction, widened(x_t), s, t, eta, draws)
+        return self._narrowed(x_s, x_t), self._narrowed(x_0_hat, x_t)
 
     def where(self, mask: Any) -> "Process":
         """Return the process on the elements where the mask is true; the rest stays bit for bit.
@@ -186,3 +201,8 @@ class Process(Measures):
         from bridges.partial import Tempered
 
         return Tempered(self, scale)
+
+
+def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return an empty tensor of a dtype; tokens keep theirs."""
+    return torch.empty(0, dtype=dtype if x.is_floating_point() else x.dtype)

@@ -7,6 +7,7 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
+from bridges._device import widest
 from bridges._draw import Draws
 from bridges._rate_matrix import Exponential, exponential, rate_matrix, stationary
 from bridges._shapes import Constant, describe, positive
@@ -146,5 +147,5 @@ class GeneralDiscreteDiffusion(MatrixProcess):
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
         if self._cdf is None:
             raise NotImplementedError("Expected rates that keep one law, to draw from it.")
-        u = draws.uniform(shape, torch.float64, device)
+        u = draws.uniform(shape, widest(device), device)
         return torch.searchsorted(self._cdf.on(device), u, right=True).clamp_(max=self.states - 1)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from bridges import _so3
 from bridges._draw import Draws
+from bridges._nearest import nearest
+from bridges._precision import widened
 from bridges._shapes import describe
 from bridges._so3_draw import sample_between, sample_kernel, sample_uniform
 from bridges._so3_kernel import log_heat_kernel
@@ -64,7 +66,7 @@ class RotationDiffusion(BrownianMotion):
         return (math.pi**2 / 3 + 2) / 3
 
     def _exp(self, x: Tensor, w: Tensor) -> Tensor:
-        return _so3.compose(x, _so3.exp(w))
+        return _turned(x, _so3.exp(w))
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         return _so3.log(_so3.between(x, y))
@@ -73,13 +75,13 @@ class RotationDiffusion(BrownianMotion):
         return self._vector(w, (*x.shape[:-2], 3))
 
     def _project(self, point: Tensor) -> Tensor:
-        return _so3.nearest(point)
+        return nearest(point)
 
     def _diffuse(self, x: Tensor, v: Tensor, draws: Draws) -> Tensor:
-        return _so3.compose(x, sample_kernel(v, x.shape[:-2], draws, x.dtype, x.device))
+        return _turned(x, sample_kernel(v, x.shape[:-2], draws, x.dtype, x.device))
 
     def _bridge_along(self, x_0: Tensor, w: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor:
-        return _so3.compose(x_0, sample_between(w, a, b, draws))
+        return _turned(x_0, sample_between(w, a, b, draws))
 
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
         return sample_uniform(shape, draws, dtype, device)
@@ -97,8 +99,8 @@ class RotationDiffusion(BrownianMotion):
             raise ValueError(f"Expected {name} to hold matrices (…, 3, 3); got {describe(x)}.")
 
     def _check_values(self, x: Tensor, name: str) -> None:
+        allowed, x = max(ORTHOGONAL, 8 * torch.finfo(x.dtype).eps), widened(x)
         gap = _so3.between(x, x) - torch.eye(3, dtype=x.dtype, device=x.device)
-        allowed = max(ORTHOGONAL, 8 * torch.finfo(x.dtype).eps)
         if x.numel() and not bool((gap.abs() < allowed).all() & (_so3.det(x) > 0).all()):
             raise ValueError(
                 f"Expected {name} to hold rotation matrices, orthonormal to {allowed:.2g} and "
@@ -114,3 +116,11 @@ class RotationDiffusion(BrownianMotion):
         5v/4, above the three axes' 3v/4, so the loss of small angles stays below that of numbers.
         """
         return 4 * (-torch.expm1(-1.25 * self.rate * t)).sqrt()
+
+
+def _turned(x: Tensor, step: Tensor) -> Tensor:
+    """Return x · step with orthonormal rows, so that no run of any length leaves the space."""
+    first, second, _ = _so3.compose(x, step).unbind(-2)
+    first = _so3.unit(first)
+    second = _so3.unit(second - (first * second).sum(-1, keepdim=True) * first)
+    return torch.stack((first, second, torch.linalg.cross(first, second)), -2)

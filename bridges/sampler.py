@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from bridges._device import host
 from bridges._draw import Draws, Generator, as_draws
+from bridges._precision import exact, widened
 from bridges._shapes import State, describe, leaves
 from bridges.process import Process
 from bridges.selfcondition import RunGuess
@@ -34,6 +36,7 @@ class Step(_Triple):
     prediction: Any = None
 
 
+@exact
 def trajectory(
     guess: Guess,
     process: Process,
@@ -50,8 +53,8 @@ def trajectory(
 
     Args:
         guess: `guess(x_t, t)` returns a prediction of x_0 in the state's structure. It is given t
-            with shape (B,), or the grid's own time shape, in the state's floating dtype and on
-            its device; a structure where times differ.
+            with shape (B,), or the grid's own time shape, in the state's floating dtype, but at
+            least in float32, and on its device; a structure where times differ.
         process: the process; x is a state of it at the last time.
         timesteps: increasing times (n,) or `(n, *time_shape)`, n ≥ 2, the first ≥ 0; for a Joint,
             one grid or a structure of grids of equal length. Where it has a time shape, and for
@@ -129,18 +132,23 @@ def _walk(
     times = _expanded(process, grid, x)
     carry, corrections = solver.start(process, times), solver.corrections
 
+    step, correct = exact(solver.step), exact(solver.correct)
+
     def steps(carry: Any, x: State) -> Iterator[Step]:
         model_time = process._model_time(grid[-1], x)
         for i in range(len(grid) - 1, 0, -1):
             prediction, s, t = guess(x, model_time), times[i - 1], times[i]
-            carry, x, x_0_hat = solver.step(carry, prediction, x, s, t, draws)
+            carry, x_s, x_0_hat = step(carry, prediction, widened(x), s, t, draws)
+            x, x_0_hat = process._narrowed(x_s, x), process._narrowed(x_0_hat, x)
             if i > 1 or corrections:
                 model_time = process._model_time(grid[i - 1], x)
             for _ in range(0 if corrections and _is_zero(grid[i - 1]) else corrections):
-                carry, x = solver.correct(carry, guess(x, model_time), x, s, t, draws)
-            step = Step(grid[i - 1], x, x_0_hat)
-            step.prediction = prediction
-            yield step
+                prediction_s = guess(x, model_time)
+                carry, x_s = correct(carry, prediction_s, widened(x), s, t, draws)
+                x = process._narrowed(x_s, x)
+            done = Step(grid[i - 1], x, x_0_hat)
+            done.prediction = prediction
+            yield done
 
     return steps(carry, x)
 
@@ -148,7 +156,7 @@ def _walk(
 def _check_grid(process: Process, grid: list[Any], x: State) -> None:
     """Raise unless the times increase from 0 or later; numbers are looked at all at once."""
     if all(isinstance(t, float) for t in grid):
-        times = torch.tensor(grid, dtype=torch.float64)
+        times = host(grid)
         if 0 <= grid[0] and bool((times.diff() >= 0).all()) and math.isfinite(grid[-1]):
             process._each(lambda part: part._check_time(times, "timesteps"))
             return
@@ -158,7 +166,7 @@ def _check_grid(process: Process, grid: list[Any], x: State) -> None:
 def _expanded(process: Process, grid: list[Any], x: State) -> list[Any]:
     """Expand all times of a grid, numbers all at once."""
     if all(isinstance(t, float) for t in grid):
-        times = torch.tensor(grid, dtype=torch.float64).unbind()
+        times = host(grid).unbind()
         return [process._spread(t, "the time") for t in times]
     return [process._expand(t, x) for t in grid]
 

@@ -22,6 +22,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from bridges._device import widest
 from bridges._draw import Draws
 from bridges._so3 import quat_to_rotvec, safe_norm, sinc, unit
 from bridges._so3_draw import sample_between, sample_kernel
@@ -137,7 +138,7 @@ class SphereDiffusion(UnitVectorMotion):
         sin, cos = _half_angle(y, x)
         # The part of x across y is sin β long, and sin β / 2 cos(β/2) = sin(β/2).
         slope = log_sphere_kernel(sin, cos, v)[1] / (2 * cos.clamp(min=1e-12))
-        return (-slope.unsqueeze(-1) * across(y.double(), x.double())).to(y.dtype)
+        return (-slope.unsqueeze(-1) * across(_wide(y), _wide(x))).to(y.dtype)
 
     def _loss_scale(self, t: Tensor) -> Tensor:
         r"""Return 2 √(1 − e^{−v/2}).
@@ -156,5 +157,9 @@ def _turned(rot: Tensor, x: Tensor) -> Tensor:
 
 def _half_angle(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sine and cosine of half the angle between unit vectors, by chords, in float64."""
-    x, y = x.double(), y.double()
+    x, y = _wide(x), _wide(y)
     return 0.5 * safe_norm(y - x), 0.5 * safe_norm(y + x)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(widest(x.device))

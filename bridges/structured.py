@@ -16,6 +16,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from bridges._device import widest
 from bridges._draw import Draws
 from bridges._hooks import Hooks
 from bridges._shapes import as_shape, cast, describe, expand_leading, is_leading
@@ -242,4 +243,4 @@ class StructuredDiffusion(Wrapper):
         mixture.check(x_0, self.point_ndim)
         centre = self.noise.project(mixture.centre.to(x_0.dtype))
         y = x_0.unsqueeze(x_0.ndim - self.point_ndim) - centre
-        return self._log_normal(y, mixture.variance.double())
+        return self._log_normal(y, mixture.variance.to(widest(y.device)))

@@ -13,6 +13,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from bridges._device import host, widest
 from bridges._draw import Draws, Generator, as_draws
 from bridges._shapes import as_number, describe, positive
 from bridges.schedule import Schedule
@@ -72,7 +73,8 @@ class _Range(TimeSampler):
         """Draw n numbers in [0, 1)."""
 
     def _times(self, n: int, draws: Draws, device: torch.device) -> Tensor:
-        share = self._shares(n, draws, device) + 2.0**-54
+        share = self._shares(n, draws, device)
+        share = share + torch.finfo(share.dtype).eps / 4
         return (self.lb + (self.ub - self.lb) * share).clamp(max=self.ub)
 
 
@@ -93,7 +95,7 @@ class UniformTimes(_Range):
     """
 
     def _shares(self, n: int, draws: Draws, device: torch.device) -> Tensor:
-        return draws.uniform((n,), torch.float64, device)
+        return draws.uniform((n,), widest(device), device)
 
 
 @final
@@ -109,7 +111,7 @@ class StratifiedTimes(_Range):
     """
 
     def _shares(self, n: int, draws: Draws, device: torch.device) -> Tensor:
-        inside = draws.uniform((n,), torch.float64, device)
+        inside = draws.uniform((n,), widest(device), device)
         return (torch.arange(n, device=device) + inside) / n
 
 
@@ -129,8 +131,8 @@ class LowDiscrepancyTimes(_Range):
     """
 
     def _shares(self, n: int, draws: Draws, device: torch.device) -> Tensor:
-        offset = draws.uniform((1,), torch.float64, device)
-        steps = torch.arange(n, dtype=torch.float64, device=device)
+        offset = draws.uniform((1,), widest(device), device)
+        steps = torch.arange(n, dtype=widest(device), device=device)
         return (offset + steps / max(n, 1)).remainder(1.0)
 
 
@@ -145,7 +147,8 @@ class _Stretched(TimeSampler):
 
     def _times(self, n: int, draws: Draws, device: torch.device) -> Tensor:
         share = self.base._times(n, draws, device)
-        return self._stretch(share.clamp(2.0**-54, 1 - 2.0**-53))
+        eps = torch.finfo(share.dtype).eps
+        return self._stretch(share.clamp(eps / 4, 1 - eps / 2))
 
     def _check(self) -> None:
         if not isinstance(self.base, _Range) or self.base.ub > 1:
@@ -245,7 +248,9 @@ class NormalLogSNRTimes(_Stretched):
     def _stretch(self, share: Tensor) -> Tensor:
         first, last = self._reached
         log_noise = self.mean + self.std * torch.special.ndtri(first + (last - first) * share)
-        return self.schedule.inverse_log_snr(-2 * log_noise).clamp(2.0**-54, 1)
+        return self.schedule.inverse_log_snr(-2 * log_noise).clamp(
+            torch.finfo(share.dtype).eps / 4, 1
+        )
 
 
 @final
@@ -296,4 +301,4 @@ class UniformLogSNRTimes(_Stretched):
 
 def _ends(schedule: Schedule, lb: float, ub: float) -> Tensor:
     """Return the log-SNR at two times."""
-    return schedule.log_snr(torch.tensor([lb, ub], dtype=torch.float64))
+    return schedule.log_snr(host([lb, ub]))

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bridges._device import widest
 from bridges._draw import Draws
 from bridges._shapes import as_number, describe
 from bridges.prediction import PlugIn
@@ -36,9 +37,6 @@ TOKEN_DTYPES: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.
 
 BITS: Final = 1 / math.log(2)
 """Bits in a nat: Diffusions.jl measures the cross-entropy in bits."""
-
-TINY: Final = torch.finfo(torch.float64).tiny
-"""Stands in for a probability of 0 where its logarithm, about −708, must be finite."""
 
 
 class TokenProcess(Process):
@@ -123,7 +121,7 @@ class TokenProcess(Process):
         self._check(x_t, "x_t")
         s, t = self._times(x_t, s=s, t=t)
         logits = self._posterior(prediction, x_t, t)
-        return self._reverse_probs(logits.softmax(-1, dtype=torch.float64), x_t, s, t)
+        return self._reverse_probs(logits.softmax(-1, dtype=widest(x_t.device)), x_t, s, t)
 
     def posterior(self, logits: Tensor, x_t: Tensor, t: Any) -> Tensor:
         """Turn leave-one-out logits of x_0 into logits of the posterior, by Bayes.
@@ -224,6 +222,11 @@ class TokenProcess(Process):
                 f"Expected eta to be 1 for tokens, which have no deterministic path; got {eta!r}."
             )
         return number
+
+
+def above_0(probs: Tensor) -> Tensor:
+    """Return probabilities with the least positive number, e⁻⁷⁰⁸ in float64, in place of 0."""
+    return probs.clamp(min=torch.finfo(probs.dtype).tiny)
 
 
 def _check_below(x: Tensor, name: str, bound: int, kind: str) -> None:

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bridges._device import widest
 from bridges._draw import Draws
 from bridges._inversion import draw_from_weights
 from bridges._shapes import describe
 from bridges.preconditioning import TokenPreconditioning
-from bridges.token_process import BITS, TINY, TokenProcess
+from bridges.token_process import BITS, TokenProcess, above_0
 
 
 class MatrixProcess(TokenProcess):
@@ -48,13 +49,13 @@ class MatrixProcess(TokenProcess):
     # ---------------------------------------------------------------- laws
 
     def _forward(self, x: Tensor, s: Tensor, t: Tensor, draws: Draws) -> Tensor:
-        u = draws.uniform((*x.shape, 1), torch.float64, x.device)
+        u = draws.uniform((*x.shape, 1), widest(x.device), x.device)
         return draw_from_weights(self._row(x, s, t), u)
 
     def _bridge(
         self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor, eta: float, draws: Draws
     ) -> Tensor:
-        u = draws.uniform((*x_t.shape, 1), torch.float64, x_t.device)
+        u = draws.uniform((*x_t.shape, 1), widest(x_t.device), x_t.device)
         weights = self._between_ends(x_0, x_t, s, t)
         possible = (weights > 0).any(-1)
         return torch.where(possible, draw_from_weights(weights, u), x_t)
@@ -69,18 +70,18 @@ class MatrixProcess(TokenProcess):
     def _bridge_probs(self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
         weights = self._between_ends(x_0, x_t, s, t)
         total = weights.sum(-1, keepdim=True)
-        law = weights / total.clamp(min=TINY)
-        return torch.where(total > 0, law, functional.one_hot(x_t, self.states).double())
+        law = weights / above_0(total)
+        return torch.where(total > 0, law, functional.one_hot(x_t, self.states).to(law))
 
     def _reverse_probs(self, p: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
         evidence = self._evidence(x_t, t)
         kept = p * (evidence > 0)
         # Where x_t rules out every x_0 that p knows, it is carried over.
         total = kept.sum(-1, keepdim=True)
-        ratio = kept / (evidence * total).clamp(min=TINY)
+        ratio = kept / above_0(evidence * total)
         law = self._moved(functional.pad(ratio, (0, self.states - self.k)), s)
         law = law * self._column(x_t, s, t)
-        return torch.where(total > 0, law, functional.one_hot(x_t, self.states).double())
+        return torch.where(total > 0, law, functional.one_hot(x_t, self.states).to(law))
 
     # ---------------------------------------------------------------- predictions
 
@@ -89,13 +90,15 @@ class MatrixProcess(TokenProcess):
         return self._column(x_t, _start(t), t)[..., : self.k]
 
     def _weighed(self, logits: Tensor, x_t: Tensor, t: Tensor, sign: int) -> Tensor:
-        evidence = self._evidence(x_t, t).clamp(min=TINY)
+        evidence = above_0(self._evidence(x_t, t))
         return logits + (sign * evidence.log()).to(logits.dtype)
 
     def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
         if isinstance(prediction, Tensor) and prediction.is_floating_point():
             logits = self._logits(prediction, x_t)
-            prediction = torch.where(self._evidence(x_t, t) > 0, logits, logits + math.log(TINY))
+            evidence = self._evidence(x_t, t)
+            ruled_out = logits + math.log(torch.finfo(evidence.dtype).tiny)
+            prediction = torch.where(evidence > 0, logits, ruled_out)
         return super()._endpoint(prediction, x_t, t, draws)
 
     def _preconditioning(self, t: Tensor, var_x: Tensor | None) -> TokenPreconditioning:
@@ -113,7 +116,7 @@ class MatrixProcess(TokenProcess):
 
 
 def _start(t: Tensor) -> Tensor:
-    return torch.zeros((), dtype=t.dtype)
+    return torch.zeros((), dtype=t.dtype, device="cpu")
 
 
 def rows(matrices: Tensor, x: Tensor) -> Tensor:

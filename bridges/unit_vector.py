@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bridges._draw import Draws
+from bridges._precision import widened
 from bridges._shapes import describe
 from bridges._so3 import unit
 from bridges.manifold import BrownianMotion
@@ -50,8 +51,8 @@ class UnitVectorMotion(BrownianMotion):
             )
 
     def _check_values(self, x: Tensor, name: str) -> None:
-        gap = (torch.linalg.vector_norm(x, dim=-1) - 1).abs()
         allowed = max(UNIT, 8 * torch.finfo(x.dtype).eps)
+        gap = (torch.linalg.vector_norm(widened(x), dim=-1) - 1).abs()
         if x.numel() and not bool((gap < allowed).all()):
             raise ValueError(
                 f"Expected {name} to hold unit vectors, of length 1 to {allowed:.2g}; got a "

@@ -13,6 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from bridges._device import widest
 from bridges._draw import Draws, Generator, TemperedDraws, as_draws
 from bridges._shapes import State, Time, as_number, describe
 from bridges._space import expand_mask
@@ -24,7 +25,7 @@ from bridges.prediction import Prediction
 from bridges.process import Process
 from bridges.sampler import Guess
 from bridges.selfcondition import RunGuess
-from bridges.token_process import TINY
+from bridges.token_process import above_0
 
 
 def sample_by_first_hitting(
@@ -130,9 +131,10 @@ def _reveal(
     position = torch.arange(hidden.shape[1], device=x.device)
     for _ in range(rounds):
         left = hidden.sum(1)
-        u = draws.uniform((len(x), 2), torch.float64, x.device)
+        u = draws.uniform((len(x), 2), widest(x.device), x.device)
         share = share * u[:, 0] ** (1 / left.clamp(min=1))
-        t = inverse(-torch.log1p(-share.clamp(max=1 - 2**-53)) / masking.rate)
+        most = 1 - torch.finfo(share.dtype).eps / 2
+        t = inverse(-torch.log1p(-share.clamp(max=most)) / masking.rate)
         rank = (u[:, 1] * left).long().unsqueeze(1)
         at = torch.searchsorted(hidden.cumsum(1), rank, right=True).clamp_(max=len(position) - 1)
         prediction = _picked(guess(x, masking._model_time(t, x)), x, at)
@@ -209,7 +211,7 @@ class Remasking(Wrapper):
         def inside(s: Tensor, t: Tensor) -> Tensor:
             hide, reveal = self._shares(s, t)
             masked = x_t == self._masking().k
-            moves = draws.uniform(x_t.shape, torch.float64, x_t.device) < torch.where(
+            moves = draws.uniform(x_t.shape, widest(x_t.device), x_t.device) < torch.where(
                 masked, reveal, hide
             )
             return torch.where(moves, torch.where(masked, x_0, self._masking().k), x_t)
@@ -220,7 +222,7 @@ class Remasking(Wrapper):
         """Return the probabilities to mask a token, and to reveal a mask."""
         rate = self._masking().rate
         alpha_s, alpha_t = torch.exp(-rate * s), torch.exp(-rate * t)
-        hide = self.share * (-torch.expm1(-rate * s) / alpha_t.clamp(min=TINY)).clamp(max=1)
+        hide = self.share * (-torch.expm1(-rate * s) / above_0(alpha_t)).clamp(max=1)
         gained = -alpha_s * torch.expm1(-rate * (t - s)) + hide * alpha_t
         return hide, gained / -torch.expm1(-rate * t)
 

@@ -78,7 +78,7 @@ class VPSchedule(VariancePreservingSchedule):
     def inverse_log_snr(self, log_snr: Tensor) -> Tensor:
         integral = torch.logaddexp(torch.zeros_like(log_snr), -log_snr)
         root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
-        return 2 * integral / (self.beta_min + root).clamp(min=1e-300)
+        return 2 * integral / (self.beta_min + root).clamp(min=torch.finfo(root.dtype).tiny)
 
 
 @final

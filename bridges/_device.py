@@ -1,0 +1,37 @@
+"""What may be asked of a device: whether it has float64, and whether its values may be read.
+
+Everything that depends on it asks here, so that the answer is one for the whole library.
+"""
+
+import torch
+from torch import Tensor
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether tensors in float64 can lie on a device: all have it but Apple's (MPS)."""
+    return device.type != "mps"
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Return the dtype of times, coefficients and token draws on a device.
+
+    It is float64 where there is one. Elsewhere it is float32, and what only float64 tells apart is
+    lost: tokens whose probability is below 2⁻²⁴ of those before them are never drawn.
+    """
+    return torch.float64 if has_float64(device) else torch.float32
+
+
+def host(value: object) -> Tensor:
+    """Return numbers as a float64 tensor on the CPU, whatever the default device is."""
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
+
+
+def may_look(x: Tensor) -> bool:
+    """Whether code may branch on the values of a tensor: on the CPU, and run as it is written.
+
+    To read a value on another device is to wait for it; in compiled code and in the transforms of
+    `torch.func` there is none to read.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is None
