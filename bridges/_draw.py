@@ -16,7 +16,7 @@ from typing import Final, TypeAlias, final
 import torch
 from torch import Tensor
 
-from bridges._device import widest
+from bridges._device import may_look, widest
 from bridges._inversion import draw_from_logits
 from bridges._shapes import describe, positive
 
@@ -49,17 +49,39 @@ class Draws(ABC):
         """Return the draws of some rows of a fork, as its next rounds see them."""
         return self
 
-    def categorical(self, logits: Tensor) -> Tensor:
+    def categorical(self, logits: Tensor, *, unused: Tensor | None = None) -> Tensor:
         r"""Draw tokens with probabilities softmax(logits).
 
         Args:
             logits: shape `(*B, K)`, any floating dtype; never written to.
+            unused: bool, shape (*B,): tokens that are not used, whatever their logits are.
 
         Returns:
-            int64 tokens of shape (*B,).
+            int64 tokens of shape (*B,). Where logits are NaN, all −∞ or ∞ somewhere there is no
+            law: the token is −1 on a device and in compiled code, where nobody may look.
+
+        Raises:
+            ValueError: on the CPU, where there is no law.
         """
         u = self.uniform((*logits.shape[:-1], 1), widest(logits.device), logits.device)
-        return draw_from_logits(logits, u)
+        token = draw_from_logits(logits, u)
+        refuse(token < 0, unused, "logits to have a softmax; got NaN, all −∞ or ∞ for")
+        return token
+
+
+def refuse(wrong: Tensor, unused: Tensor | None, what: str) -> None:
+    """Raise a ValueError where tokens are wrong and used, if anybody may look.
+
+    Args:
+        wrong: bool, shape (*B,).
+        unused: bool, likewise, or None.
+        what: "… to be …; got … for", before the number of tokens.
+    """
+    if not may_look(wrong) or not bool(wrong.any()):
+        return
+    count = int((wrong if unused is None else wrong & ~unused).sum())
+    if count:
+        raise ValueError(f"Expected {what} {count} of {wrong.numel()} tokens.")
 
 
 @final
@@ -70,9 +92,13 @@ class GeneratorDraws(Draws):
         self.generator = generator
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        if self.generator is None:  # compiled code with shapes that vary takes no None
+            return torch.randn(shape, dtype=dtype, device=device)
         return torch.randn(shape, dtype=dtype, device=device, generator=self.generator)
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        if self.generator is None:
+            return torch.rand(shape, dtype=dtype, device=device)
         return torch.rand(shape, dtype=dtype, device=device, generator=self.generator)
 
 
@@ -99,8 +125,8 @@ class TemperedDraws(Draws):
     def rows(self, index: Tensor) -> "TemperedDraws":
         return TemperedDraws(self.draws.rows(index), self.scale)
 
-    def categorical(self, logits: Tensor) -> Tensor:
-        return self.draws.categorical(logits / self.scale)
+    def categorical(self, logits: Tensor, *, unused: Tensor | None = None) -> Tensor:
+        return self.draws.categorical(logits / self.scale, unused=unused)
 
 
 @final

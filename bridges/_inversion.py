@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from bridges._device import widest
+from bridges._device import may_look, widest
 
 CHUNK: Final = 2**18
 """Weights that are summed at once on the CPU: 2 MiB of float64, about its second cache."""
@@ -29,7 +29,7 @@ def draw_from_weights(weights: Tensor, u: Tensor) -> Tensor:
         u: shape `(*B, 1)`, float64, in [0, 1).
 
     Returns:
-        int64 tokens of shape (*B,), none of weight 0 unless all of its row are.
+        int64 tokens of shape (*B,), none of weight 0; −1 where a row has no positive weight.
     """
     return _first_above(weights.cumsum(-1), u)
 
@@ -42,7 +42,7 @@ def draw_from_logits(logits: Tensor, u: Tensor) -> Tensor:
         u: shape `(*B, 1)`, float64, in [0, 1).
 
     Returns:
-        int64 tokens of shape (*B,).
+        int64 tokens of shape (*B,); −1 where a row is NaN, all −∞ or ∞ somewhere.
     """
     k, logits = logits.shape[-1], logits.detach()
     size = (CHUNK if logits.device.type == "cpu" else LARGE_CHUNK) // k
@@ -61,5 +61,9 @@ def _running_sum(logits: Tensor) -> Tensor:
 
 
 def _first_above(cdf: Tensor, u: Tensor) -> Tensor:
-    token = torch.searchsorted(cdf, u * cdf[..., -1:], right=True)
-    return token.squeeze(-1).clamp_(max=cdf.shape[-1] - 1)
+    total = cdf[..., -1:]
+    token = torch.searchsorted(cdf, u * total, right=True).clamp_(max=cdf.shape[-1] - 1)
+    drawn = total > 0  # NaN is not
+    if not may_look(drawn) or not bool(drawn.all()):
+        token = torch.where(drawn, token, -1)
+    return token.squeeze(-1)

@@ -155,7 +155,7 @@ class IndependentDiscreteDiffusion(TableJumps):
 
     @property
     def _moving(self) -> float:
-        return 1 - float(torch.as_tensor(self.pi).square().sum())
+        return (self.k - 1) / self.k
 
 
 @final

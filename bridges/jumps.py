@@ -51,7 +51,7 @@ class IndependentJumps(TokenProcess):
     @property
     @abstractmethod
     def _moving(self) -> float:
-        """The share of jumps that change a token, if x_0 is distributed as π."""
+        """The share of jumps that change a token, or what Diffusions.jl takes for it."""
 
     def _jumped(self, t: Tensor) -> Tensor:
         """Return 1 − α_t, the probability to have jumped."""
@@ -126,14 +126,6 @@ class IndependentJumps(TokenProcess):
         at_y = x_t.clamp(max=self.k - 1).unsqueeze(-1)
         return logits.scatter_add(-1, at_y, clean.unsqueeze(-1))
 
-    def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
-        x_0_hat = super()._endpoint(prediction, x_t, t, draws)
-        return torch.where(self._is_told(x_t), x_t, x_0_hat)
-
-    def _error(self, prediction: Any, x_0: Tensor, x_t: Tensor | None, t: Any) -> Tensor:
-        error = super()._error(prediction, x_0, x_t, t)
-        return error if x_t is None else torch.where(self._is_told(x_t), 0.0, error)
-
     def _is_told(self, x_t: Tensor) -> Tensor:
         """Whether x_t is x_0 for certain: nothing jumps there."""
         return (self._pi(x_t) == 0) & (x_t < self.k)
@@ -145,9 +137,9 @@ class IndependentJumps(TokenProcess):
     def _loss_scale(self, t: Tensor) -> Tensor:
         r"""Return √(1 − e^{−βt}) · m / 1.44, Diffusions.jl's scaler.
 
-        The root is the share of tokens that jumped; m is the share of jumps that change a token,
-        (K − 1)/K for a uniform π; and 1.44 = 1/ln 2 turns nats into bits. Here 1.44 is exactly
-        1/ln 2.
+        The root is the share of tokens that jumped; m is (K − 1)/K for every π, as there (which
+        is the share of jumps that change a token for a uniform π), and that share itself where
+        there is a mask; and 1.44 = 1/ln 2 turns nats into bits. Here 1.44 is exactly 1/ln 2.
         """
         return self._jumped(t).sqrt() * (self._moving / BITS)
 

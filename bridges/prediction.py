@@ -21,7 +21,7 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor
 
-from bridges._device import widest
+from bridges._device import may_look, widest
 from bridges._draw import Draws, Generator, as_draws
 from bridges._shapes import Bundle
 
@@ -132,16 +132,19 @@ class Mixture(Prediction):
         """Draw a component for every element of a state; return its centre and its variance."""
         self.check(x, point_ndim)
         index = draws.categorical(self.logits)
-        dim = index.ndim
-        index = index.unsqueeze(-1)
+        dim, drawn = index.ndim, index >= 0
+        index = index.clamp(min=0).unsqueeze(-1)
         at = index.reshape(*index.shape, *[1] * point_ndim)
         at = at.expand(*index.shape, *x.shape[x.ndim - point_ndim :])
         centre = self.centre.gather(dim, at).squeeze(dim).to(x.dtype)
+        if not may_look(x):  # where there is no law, there is no point
+            centre = torch.where(drawn.reshape(*drawn.shape, *[1] * point_ndim), centre, math.nan)
         return centre, self.variance.to(widest(x.device)).gather(-1, index).squeeze(-1)
 
     def negative_log_prob(self, log_kernels: Tensor) -> Tensor:
         """Return −log Σ softmax(l) k from the log-kernels `(*B, M)` of the components."""
-        return -torch.logsumexp(torch.log_softmax(self.logits, -1) + log_kernels, -1)
+        logits = self.logits.to(torch.promote_types(self.logits.dtype, log_kernels.dtype))
+        return -torch.logsumexp(torch.log_softmax(logits, -1) + log_kernels, -1)
 
     def check(self, x: Tensor, point_ndim: int) -> None:
         """Raise a ValueError unless it fits a state of points with that many dimensions."""

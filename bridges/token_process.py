@@ -20,14 +20,16 @@ is the plug-in reading, exactly.
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bridges._device import widest
-from bridges._draw import Draws
+from bridges._device import may_look, widest
+from bridges._draw import Draws, refuse
+from bridges._precision import at_least_float32
 from bridges._shapes import as_number, describe
 from bridges.prediction import PlugIn
 from bridges.process import Process
@@ -42,9 +44,13 @@ BITS: Final = 1 / math.log(2)
 class TokenProcess(Process):
     """A process on tokens.
 
-    An integer prediction is a point in [0, K), which is not checked in a step; a floating one of
-    shape `(*B, K)` is logits of the posterior; `PlugIn` holds leave-one-out logits. The error is
-    the cross-entropy of the posterior in nats.
+    An integer prediction is a point in [0, K); a floating one of shape `(*B, K)` is logits of the
+    posterior; `PlugIn` holds leave-one-out logits. The error is the cross-entropy of the posterior
+    in nats.
+
+    What is no token (an integer outside [0, K), logits that are NaN, all −∞ or ∞ somewhere)
+    raises on the CPU. On a device and in compiled code, where nobody may look, it becomes −1, in
+    x̂_0 and in x_s, and stays so.
     """
 
     k: int
@@ -172,9 +178,35 @@ class TokenProcess(Process):
     # ---------------------------------------------------------------- predictions
 
     def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
+        if may_look(x_t):
+            return self._drawn(prediction, x_t, t, draws)
+        return torch.where(x_t < 0, -1, self._drawn(prediction, x_t.clamp(min=0), t, draws))
+
+    def _drawn(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
+        told = self._is_told(x_t)
         if isinstance(prediction, Tensor) and prediction.dtype in TOKEN_DTYPES:
-            return self._point(prediction, x_t)
-        return draws.categorical(self._posterior(prediction, x_t, t))
+            x_0_hat = self._point(prediction, x_t)
+            wrong = (x_0_hat < 0) | (x_0_hat >= self.k)
+            refuse(wrong, told, f"predicted tokens to lie in [0, {self.k}); got others for")
+            x_0_hat = x_0_hat if may_look(wrong) else torch.where(wrong, -1, x_0_hat)
+        else:
+            logits = self._known(self._posterior(prediction, x_t, t), x_t, t)
+            x_0_hat = draws.categorical(logits, unused=told)
+        return x_0_hat if told is None else torch.where(told, x_t, x_0_hat)
+
+    def _step(
+        self, prediction: Any, x_t: Tensor, s: Any, t: Any, eta: Any, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        x_0_hat = self._endpoint(prediction, x_t, t, draws)
+        return on_tokens(self._between, x_0_hat, x_t, s, t, eta, draws), x_0_hat
+
+    def _is_told(self, x_t: Tensor) -> Tensor | None:
+        """Whether x_t is x_0 for certain, and no guess is believed; None for nowhere."""
+        return None
+
+    def _known(self, logits: Tensor, x_t: Tensor, t: Any) -> Tensor:
+        """Take from the logits of the posterior what x_t rules out."""
+        return logits
 
     def _posterior(self, prediction: Any, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the logits of the posterior that a prediction stands for."""
@@ -199,8 +231,13 @@ class TokenProcess(Process):
         if isinstance(prediction, PlugIn) and (x_t is None or t is None):
             raise ValueError("Expected x_t and t beside leave-one-out logits; got None.")
         logits = self._posterior(prediction, x_0 if x_t is None else x_t, t)
+        if x_t is not None and t is not None:
+            logits = self._known(logits, x_t, t)
+        logits = logits.to(at_least_float32(logits.dtype))
         rows, target = logits.reshape(-1, self.k), x_0.reshape(-1)
-        return functional.cross_entropy(rows, target, reduction="none").reshape(x_0.shape)
+        error = functional.cross_entropy(rows, target, reduction="none").reshape(x_0.shape)
+        told = None if x_t is None else self._is_told(x_t)
+        return error if told is None else torch.where(told, 0.0, error)
 
     # ---------------------------------------------------------------- checks
 
@@ -222,6 +259,15 @@ class TokenProcess(Process):
                 f"Expected eta to be 1 for tokens, which have no deterministic path; got {eta!r}."
             )
         return number
+
+
+def on_tokens(draw: Callable[..., Tensor], x_0_hat: Tensor, x_t: Tensor, *more: Any) -> Tensor:
+    """Return draw(x_0_hat, x_t, *more), and −1 where either is no token."""
+    if may_look(x_t):  # what is no token was refused
+        return draw(x_0_hat, x_t, *more)
+    legal = (x_0_hat >= 0) & (x_t >= 0)
+    x_s = draw(torch.where(legal, x_0_hat, 0), torch.where(legal, x_t, 0), *more)
+    return torch.where(legal, x_s, -1)
 
 
 def above_0(probs: Tensor) -> Tensor:

@@ -93,13 +93,10 @@ class MatrixProcess(TokenProcess):
         evidence = above_0(self._evidence(x_t, t))
         return logits + (sign * evidence.log()).to(logits.dtype)
 
-    def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
-        if isinstance(prediction, Tensor) and prediction.is_floating_point():
-            logits = self._logits(prediction, x_t)
-            evidence = self._evidence(x_t, t)
-            ruled_out = logits + math.log(torch.finfo(evidence.dtype).tiny)
-            prediction = torch.where(evidence > 0, logits, ruled_out)
-        return super()._endpoint(prediction, x_t, t, draws)
+    def _known(self, logits: Tensor, x_t: Tensor, t: Any) -> Tensor:
+        evidence = self._evidence(x_t, t)
+        ruled_out = logits + math.log(torch.finfo(evidence.dtype).tiny)
+        return torch.where(evidence > 0, logits, ruled_out)
 
     def _preconditioning(self, t: Tensor, var_x: Tensor | None) -> TokenPreconditioning:
         """Return that with the odds of having changed, averaged over x_0."""

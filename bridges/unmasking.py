@@ -25,7 +25,7 @@ from bridges.prediction import Prediction
 from bridges.process import Process
 from bridges.sampler import Guess
 from bridges.selfcondition import RunGuess
-from bridges.token_process import above_0
+from bridges.token_process import above_0, on_tokens
 
 
 def sample_by_first_hitting(
@@ -208,6 +208,9 @@ class Remasking(Wrapper):
         return self.process  # type: ignore[return-value]
 
     def _bridge(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
+        return on_tokens(self._remasked, x_0, x_t, s, t, draws)
+
+    def _remasked(self, x_0: Tensor, x_t: Tensor, s: Any, t: Any, draws: Draws) -> Tensor:
         def inside(s: Tensor, t: Tensor) -> Tensor:
             hide, reveal = self._shares(s, t)
             masked = x_t == self._masking().k
@@ -216,7 +219,8 @@ class Remasking(Wrapper):
             )
             return torch.where(moves, torch.where(masked, x_0, self._masking().k), x_t)
 
-        return self._pinned(x_0, x_t, s, t, inside)
+        x_s: Tensor = self._pinned(x_0, x_t, s, t, inside)
+        return x_s
 
     def _shares(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the probabilities to mask a token, and to reveal a mask."""

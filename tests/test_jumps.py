@@ -179,7 +179,7 @@ def test_loss_scales(name):
     assert scale[0, 0] == 0
     assert (scale.flatten()[1:] > 0).all()
     if name in JUMPS:
-        moving = {"uniform": 1 - 1 / K, "masking": 1.0, "independent": 1 - np.square(PI).sum()}
+        moving = {"uniform": 1 - 1 / K, "masking": 1.0, "independent": 1 - 1 / K}
         moving["mixture"] = 1 - (1 - MASK) * np.square(PI).sum()
         exact = (-torch.expm1(-RATE * t.double())).sqrt() * moving[name] * math.log(2)
         torch.testing.assert_close(scale, exact)

@@ -58,7 +58,7 @@ LAYERS = {
     "rate_matrix": "_shapes _draw _tables _rate_matrix transition",
     "discrete_time": "_shapes _draw _tables transition",
     "angle": "_shapes _draw manifold",
-    "rotation": "_shapes _draw _so3 _so3_kernel _so3_draw manifold",
+    "rotation": "_shapes _draw _nearest _so3 _so3_kernel _so3_draw manifold",
     "sphere": "_draw _so3 _so3_draw _sphere_kernel unit_vector",
     "quaternion": "_draw _so3 _s3_kernel _s3_draw prediction unit_vector",
     # noise with a structure
