@@ -6,7 +6,7 @@ batch shape of a state is found out from a draw of the prior, or given.
 
 import math
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from bridges._two_sample import View, at
 from bridges.process import Process
 
 Times: TypeAlias = tuple[float, float]
+
+TIMES: Final[Times] = (0.13, 0.71)
+"""Times s < t at which processes of a rate about 1 have moved and still remember x_0."""
 
 
 def generator_for(point: State, seed: int) -> torch.Generator:

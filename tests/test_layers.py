@@ -95,7 +95,8 @@ LAYERS = {
     # the laws, for the processes of users too
     "_two_sample": "_shapes",
     "_trial": "_shapes process _two_sample",
-    "testing": "_shapes clock process _two_sample _trial",
+    "_form_laws": "_shapes process _two_sample _trial",
+    "testing": "_shapes clock process _two_sample _trial _form_laws",
 }
 
 SPACES = (
