@@ -129,14 +129,20 @@ def _sure(x_0: Tensor, k: int) -> Tensor:
 
 
 def check_loss_scale(
-    process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
+    process: Process,
+    point: State,
+    view: View,
+    times: Times = TIMES,
+    *,
+    far: float | None = None,
+    seed: int = 0,
 ) -> None:
-    """The loss scale is finite, at least 0, and does not fall as time goes on."""
-    process._each(lambda part, x_0: _require_loss_scale(part, times), point)
+    """The loss scale is finite, at least 0, and does not fall on the way to t, or to `far`."""
+    process._each(lambda part, x_0: _require_loss_scale(part, times, far), point)
 
 
-def _require_loss_scale(part: Process, times: Times) -> None:
-    t = ladder(part, times)
+def _require_loss_scale(part: Process, times: Times, far: float | None) -> None:
+    t = ladder(part, times, far)
     scale = part.loss_scale(t)
     require(scale.shape == t.shape, "loss scale", times, f"it has shape {tuple(scale.shape)}")
     low, high = scale.min().item(), scale.max().item()
@@ -148,24 +154,30 @@ def _require_loss_scale(part: Process, times: Times) -> None:
 
 
 def check_log_snr(
-    process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
+    process: Process,
+    point: State,
+    view: View,
+    times: Times = TIMES,
+    *,
+    far: float | None = None,
+    seed: int = 0,
 ) -> None:
-    """The log of the signal-to-noise ratio is ∞ at t = 0, falls to t, and never rises.
+    """The log-SNR is ∞ at time 0, falls from s to t, and rises nowhere up to there, or to `far`.
 
     A process without one passes.
     """
-    process._each(lambda part, x_0: _require_log_snr(part, times), point)
+    process._each(lambda part, x_0: _require_log_snr(part, times, far), point)
 
 
-def _require_log_snr(part: Process, times: Times) -> None:
-    law, t = "log-SNR", ladder(part, times)
+def _require_log_snr(part: Process, times: Times, far: float | None) -> None:
+    law, t = "log-SNR", ladder(part, times, far)
     try:
         log_snr = part.log_snr(t)
     except NotImplementedError:
         return
     require(log_snr.shape == t.shape, law, times, f"it has shape {tuple(log_snr.shape)}")
     require(log_snr[0].item() == float("inf"), law, times, f"it is {log_snr[0]:.6g} at time 0")
-    falls = log_snr[1:] <= log_snr[:-1]
+    falls = log_snr[1:] <= log_snr[:-1] + 1e-9
     i = int(falls.double().argmin())
     miss = f"it goes from {log_snr[i]:.6g} at {t[i]:.6g} to {log_snr[i + 1]:.6g} at {t[i + 1]:.6g}"
     require(bool(falls[i]), law, times, miss)

@@ -150,13 +150,15 @@ def has_time(process: Process, t: float) -> bool:
     return True
 
 
-def ladder(process: Process, times: Times) -> Tensor:
-    """Return times from 0 to 1000 t, each about 1.4 times the one before, that the process has.
+def ladder(process: Process, times: Times, far: float | None) -> Tensor:
+    """Return times from 0 to `far`, or to t, each about 1.4 times the one before.
 
-    Those rounded to integers are among them, for a process that has no others.
+    They are rounded too, for a process that has integer times only.
     """
-    steps = [times[1] * 2 ** (i / 2) for i in range(-20, 21)]
-    found = {0.0, *times, *steps, *(float(round(t)) for t in steps)}
+    last = times[1] if far is None else far
+    count = 20 + math.ceil(2 * math.log2(last / times[1]))
+    steps = [last * 2 ** (-i / 2) for i in range(count)]
+    found = {0.0, *times, *steps, *(float(round(t)) for t in steps if round(t) <= last)}
     return torch.tensor(sorted(t for t in found if has_time(process, t)), dtype=torch.float64)
 
 

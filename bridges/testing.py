@@ -13,7 +13,9 @@ from typing import Final
 
 import torch
 
+from bridges._eta_law import check_eta
 from bridges._form_laws import check_randomness, check_shapes, check_space
+from bridges._measure_laws import check_error, check_log_snr, check_loss_scale, check_score
 from bridges._shapes import State, map_structure
 from bridges._trial import (
     TIMES,
@@ -38,12 +40,17 @@ from bridges.process import Process
 __all__ = [
     "check_clock",
     "check_density",
+    "check_error",
+    "check_eta",
     "check_general",
+    "check_log_snr",
+    "check_loss_scale",
     "check_near_limit",
     "check_pinned_ends",
     "check_prior",
     "check_process",
     "check_randomness",
+    "check_score",
     "check_semigroup",
     "check_shapes",
     "check_space",
@@ -63,11 +70,15 @@ def check_process(
     prior: bool = True,
     density: bool = True,
     times: Times = TIMES,
+    small: Times | None = None,
     far: float = 1e3,
     near: float | None = 1e-8,
     seed: int = 0,
 ) -> None:
     """Check that a process obeys every law.
+
+    A process need not have a score or a log-SNR, which raise `NotImplementedError` then, nor take
+    an `eta` other than 1, which it refuses then.
 
     Args:
         process: the process.
@@ -78,8 +89,11 @@ def check_process(
             that the process moves; columns are tested one by one and in pairs.
         general: a process with the same law and another way to draw it, to compare with.
         prior: whether the law at `far` is that of `sample_prior`.
-        density: whether the process has a `log_prob`.
+        density: whether the process has a `log_prob`, which its score is then compared with.
         times: 0 < s < t, where the process has moved a lot and still remembers x_0.
+        small: 0 < s < t at which marginals are compared for `eta` below 1, since a curved space
+            keeps them only while the variance is small against it. None for times at which it is
+            at most 0.02 by `log_snr`; for `times`, where a process has no `log_snr`.
         far: a time at which x_0 is forgotten.
         near: a time at which the process has hardly moved; None if it jumps at t = 0.
         seed: of the generators; nothing else is random.
@@ -97,8 +111,13 @@ def check_process(
         check_near_limit(process, point, view, times, near=near, seed=seed)
     for check in (check_semigroup, check_two_times, check_times, check_clock):
         check(process, point, view, times, seed=seed)
+    check_error(process, point, view, times, seed=seed)
+    for check in (check_loss_scale, check_log_snr):
+        check(process, point, view, times, far=far if prior else None, seed=seed)
+    check_eta(process, point, view, times, small=small, seed=seed)
     if density:
         check_density(process, point, view, times, seed=seed)
+        check_score(process, point, view, times, seed=seed)
     if prior:
         check_prior(process, point, view, far, seed=seed)
     if general is not None:

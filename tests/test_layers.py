@@ -97,7 +97,8 @@ LAYERS = {
     "_trial": "_shapes partial process _two_sample",
     "_form_laws": "_shapes process _two_sample _trial",
     "_measure_laws": "_shapes prediction process _two_sample _trial",
-    "testing": "_shapes clock process _two_sample _trial _form_laws _measure_laws",
+    "_eta_law": "_shapes process _two_sample _trial",
+    "testing": "_shapes clock process _two_sample _trial _form_laws _measure_laws _eta_law",
 }
 
 SPACES = (
