@@ -93,7 +93,8 @@ def check_process(
         times: 0 < s < t, where the process has moved a lot and still remembers x_0.
         small: 0 < s < t at which marginals are compared for `eta` below 1, since a curved space
             keeps them only while the variance is small against it. None for times at which it is
-            at most 0.02 by `log_snr`; for `times`, where a process has no `log_snr`.
+            at most 0.02 by `log_snr`, right for a space of size about 1; for `times`, where a
+            process has no `log_snr`.
         far: a time at which x_0 is forgotten.
         near: a time at which the process has hardly moved; None if it jumps at t = 0.
         seed: of the generators; nothing else is random.

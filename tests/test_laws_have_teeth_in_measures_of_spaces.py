@@ -6,7 +6,7 @@ As in `test_laws_have_teeth_in_measures.py`, on processes that are ours.
 import pytest
 import torch
 
-from bridges import Process, testing
+from bridges import Joint, PowerClock, Process, testing
 from bridges._s3_kernel import product
 from bridges._shapes import cast
 from bridges._trial import tokens_of
@@ -15,7 +15,7 @@ from cases import ANGLE, OU, ROTATION, UNIFORM, angles, circle, column, entries,
 from gaussian_cases import NOISES, four_sums, points_of, structured
 from quaternion_cases import QUATERNION, coordinates, quaternions
 from sphere_cases import SPHERE, vectors
-from test_laws_have_teeth import TIMES
+from test_laws_have_teeth import NUMBERS, TIMES
 from test_laws_have_teeth_in_measures import ERROR, LAWS, SCORE
 from test_laws_have_teeth_in_spaces import Twin
 
@@ -104,6 +104,23 @@ def test_a_twin_of_a_space_fails_its_law(twin, given, law, times):
     LAWS[law](process, point(torch.float32), view, times)
     with pytest.raises(AssertionError, match=f"^Expected the {law} to hold"):
         LAWS[law](twin(process), point(torch.float32), view, times)
+
+
+@pytest.mark.parametrize(
+    ("process", "point"),
+    [(LeftFrame(ROTATION), rotations()), (LeftQuaternion(QUATERNION), quaternions())],
+)
+def test_a_frame_is_seen_through_a_mask_and_a_clock(process, point):
+    x_0 = point(torch.float32)
+    mask = torch.arange(len(x_0)) % 100 == 0
+
+    def around(process):
+        return Joint(process.where(mask).on(PowerClock(1.7, 0.8)), OU)
+
+    given = (x_0, NUMBERS[: len(x_0)]), column
+    testing.check_score(around(process.process), *given)
+    with pytest.raises(AssertionError, match=f"^Expected the {SCORE} to hold"):
+        testing.check_score(around(process), *given)
 
 
 class Matrices(Twin):

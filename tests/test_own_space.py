@@ -13,7 +13,7 @@ for block in blocks(ROOT / "docs" / "own_space.md"):
     if "class SimplexDiffusion" in block or "class MeasuredSimplex" in block:
         exec(compile(block, "own_space.md", "exec"), PAGE)
 Simplex, log_ratios = PAGE["MeasuredSimplex"], PAGE["log_ratios"]
-GIVEN = PAGE["check"] | {"density": True}
+GIVEN = PAGE["check"] | {"density": True, "point": PAGE["point"][:10_000]}
 
 
 class LogRatioScore(Simplex):
