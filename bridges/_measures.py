@@ -74,7 +74,8 @@ class Measures(Hooks):
             t: a number or a tensor of any shape.
 
         Returns:
-            A float64 tensor of the shape of t, 0 at t = 0; for a Joint, a structure.
+            A float64 tensor of the shape of t, 0 at t = 0, or 1 throughout on a space that says
+            none; for a Joint, a structure.
         """
         return self._loss_scale(self._bare_time(t))
 

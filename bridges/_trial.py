@@ -6,16 +6,20 @@ batch shape of a state is found out from a draw of the prior, or given.
 
 import math
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from bridges._shapes import State, expand_leading, leaves, map_structure
 from bridges._two_sample import View, at
+from bridges.partial import Wrapper
 from bridges.process import Process
 
 Times: TypeAlias = tuple[float, float]
+
+TIMES: Final[Times] = (0.13, 0.71)
+"""Times s < t at which processes of a rate about 1 have moved and still remember x_0."""
 
 
 def generator_for(point: State, seed: int) -> torch.Generator:
@@ -118,6 +122,47 @@ def log_prob(process: Process, x_t: State, x: State, s: float, t: float) -> Tens
     """Return the log-density of x_t given x_s = x, one number per row, in float64."""
     parts = leaves(process.log_prob(x_t, x, t, start=s))
     return torch.stack([p.double().reshape(len(p), -1).sum(1) for p in parts]).sum(0)
+
+
+# ---------------------------------------------------------------- what a process has
+
+
+@runtime_checkable
+class Tokens(Protocol):
+    """A process that says how many states x_0 may take."""
+
+    k: int
+
+
+def tokens_of(process: Process, x_0: Tensor) -> int | None:
+    """Return the number of logits that a network says of a token; None where x_0 is no token."""
+    while isinstance(process, Wrapper):
+        process = process.process
+    return process.k if isinstance(process, Tokens) and not x_0.is_floating_point() else None
+
+
+def has_time(process: Process, t: float) -> bool:
+    """Whether a process that is no Joint can be asked for its state at a time."""
+    try:
+        process._check_time(torch.tensor([t], dtype=torch.float64), "t")
+    except ValueError:
+        return False
+    return True
+
+
+def ladder(process: Process, times: Times, far: float | None) -> Tensor:
+    """Return times from 0 to `far`, or to t, each about 1.4 times the one before.
+
+    They are rounded too, for a process that has integer times only.
+    """
+    last = times[1] if far is None else far
+    count = 20 + math.ceil(2 * math.log2(last / times[1]))
+    steps = [last * 2 ** (-i / 2) for i in range(count)]
+    found = {0.0, *times, *steps, *(float(round(t)) for t in steps if round(t) <= last)}
+    return torch.tensor(sorted(t for t in found if has_time(process, t)), dtype=torch.float64)
+
+
+# ---------------------------------------------------------------- comparisons
 
 
 def same(x: State, y: State) -> bool:

@@ -25,7 +25,7 @@ from bridges._shapes import State
 P_MIN: Final = 1e-4
 """The probability that a right process is refused, over all comparisons together."""
 
-COMPARISONS: Final = 12
+COMPARISONS: Final = 14
 """The comparisons in one check of a process; each has an equal share of `P_MIN`."""
 
 FEW: Final = 32

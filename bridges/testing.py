@@ -13,13 +13,14 @@ from typing import Final
 
 import torch
 
-from bridges._shapes import State, leaves, map_structure
+from bridges._eta_law import check_eta
+from bridges._form_laws import check_randomness, check_shapes, check_space
+from bridges._measure_laws import check_error, check_log_snr, check_loss_scale, check_score
+from bridges._shapes import State, map_structure
 from bridges._trial import (
+    TIMES,
     Times,
     back,
-    batches,
-    distance,
-    every_rank,
     form,
     gap,
     generator_for,
@@ -27,17 +28,36 @@ from bridges._trial import (
     prior_like,
     require,
     require_near,
-    results,
     rows_of,
     same,
     select,
     walk,
 )
-from bridges._two_sample import View, at, compare
+from bridges._two_sample import View, compare
 from bridges.clock import Clock, PowerClock
 from bridges.process import Process
 
-TIMES: Final = (0.13, 0.71)
+__all__ = [
+    "check_clock",
+    "check_density",
+    "check_error",
+    "check_eta",
+    "check_general",
+    "check_log_snr",
+    "check_loss_scale",
+    "check_near_limit",
+    "check_pinned_ends",
+    "check_prior",
+    "check_process",
+    "check_randomness",
+    "check_score",
+    "check_semigroup",
+    "check_shapes",
+    "check_space",
+    "check_times",
+    "check_two_times",
+]
+
 CLOCK: Final = PowerClock(2.3, 0.7)
 
 
@@ -50,11 +70,15 @@ def check_process(
     prior: bool = True,
     density: bool = True,
     times: Times = TIMES,
+    small: Times | None = None,
     far: float = 1e3,
     near: float | None = 1e-8,
     seed: int = 0,
 ) -> None:
     """Check that a process obeys every law.
+
+    A process need not have a score or a log-SNR, which raise `NotImplementedError` then, nor take
+    an `eta` other than 1, which it refuses then.
 
     Args:
         process: the process.
@@ -65,8 +89,12 @@ def check_process(
             that the process moves; columns are tested one by one and in pairs.
         general: a process with the same law and another way to draw it, to compare with.
         prior: whether the law at `far` is that of `sample_prior`.
-        density: whether the process has a `log_prob`.
+        density: whether the process has a `log_prob`, which its score is then compared with.
         times: 0 < s < t, where the process has moved a lot and still remembers x_0.
+        small: 0 < s < t at which marginals are compared for `eta` below 1, since a curved space
+            keeps them only while the variance is small against it. None for times at which it is
+            at most 0.02 by `log_snr`, right for a space of size about 1; for `times`, where a
+            process has no `log_snr`.
         far: a time at which x_0 is forgotten.
         near: a time at which the process has hardly moved; None if it jumps at t = 0.
         seed: of the generators; nothing else is random.
@@ -84,15 +112,17 @@ def check_process(
         check_near_limit(process, point, view, times, near=near, seed=seed)
     for check in (check_semigroup, check_two_times, check_times, check_clock):
         check(process, point, view, times, seed=seed)
+    check_error(process, point, view, times, seed=seed)
+    for check in (check_loss_scale, check_log_snr):
+        check(process, point, view, times, far=far if prior else None, seed=seed)
+    check_eta(process, point, view, times, small=small, seed=seed)
     if density:
         check_density(process, point, view, times, seed=seed)
+        check_score(process, point, view, times, seed=seed)
     if prior:
         check_prior(process, point, view, far, seed=seed)
     if general is not None:
         check_general(process, point, view, times, general=general, seed=seed)
-
-
-# ---------------------------------------------------------------- laws of states
 
 
 def check_pinned_ends(
@@ -246,55 +276,3 @@ def check_general(
     for draw in (walk, back):
         special, other = (draw(p, point, *times, draws) for p in (process, general))
         compare("general process", times, view, special, other)
-
-
-# ---------------------------------------------------------------- laws of form
-
-
-def check_space(
-    process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
-) -> None:
-    """Law 5: the process takes its results back, and `endpoint` leaves them where they are."""
-    law, draws = "results on the space", generator_for(point, seed)
-    try:
-        drawn = list(results(process, point, *times, draws))
-        for name, x in drawn:
-            process._check(x, f"the {name}")
-    except (TypeError, ValueError) as error:
-        raise AssertionError(f"Expected the {law} to hold at {at(times)}; {error}") from error
-    for name, x in drawn:
-        asked = map_structure(lambda a, b: a if a.is_floating_point() else b, x, point)
-        miss = distance(process.endpoint(asked, x, times[1], generator=draws), asked)
-        require(miss <= 1e-5, law, times, f"the {name} is off by {miss:.2g}")
-
-
-def check_shapes(
-    process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
-) -> None:
-    """Law 6: shape, dtype and device that go in come out, for batches and times of any rank.
-
-    A process that is tied to its batch, by a mask, is not given others.
-    """
-    law, draws = "shape, dtype and device", generator_for(point, seed)
-    for x, shape in batches(process, point):
-        for t in every_rank(times[1], shape, leaves(x)[0].device):
-            s = times[0] / times[1] * t
-            for name, got in results(process, x, s, t, draws):
-                miss = f"the {name} is {form(got)}, not {form(x)}"
-                require(form(got) == form(x), law, times, miss)
-
-
-def check_randomness(
-    process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
-) -> None:
-    """Law 6: the generator is the only source of randomness, and no input is written to."""
-    law, state = "generator as the only source", torch.get_rng_state()
-    copy = map_structure(torch.clone, point)
-    first, again, other = (
-        dict(results(process, point, *times, generator_for(point, seed + i))) for i in (0, 0, 1)
-    )
-    require(torch.equal(state, torch.get_rng_state()), law, times, "the global state moved")
-    for name in ("forward draw", "bridge draw", "step"):
-        require(same(first[name], again[name]), law, times, f"the {name} differs for one seed")
-        require(not same(first[name], other[name]), law, times, f"the {name} ignores the seed")
-    require(same(point, copy), law, times, "x_0 was written to")

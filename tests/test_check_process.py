@@ -20,7 +20,7 @@ POINT, VIEW = angles(period=PERIOD)(torch.float32), circle(PERIOD)
 
 @dataclass(frozen=True)
 class Circle(Process):
-    """Brownian motion on a circle, as a user would write it."""
+    """Brownian motion on a circle, as a user would write it; it has no deterministic path."""
 
     rate: float = 0.9
 
@@ -51,6 +51,11 @@ class Circle(Process):
 
     def _error(self, prediction, x_0, x_t, t):
         return wrap(prediction - x_0, PERIOD) ** 2
+
+    def _eta(self, eta):
+        if eta != 1:
+            raise ValueError(f"Expected eta to be 1; got {eta!r}.")
+        return eta
 
     def _check_values(self, x, name):
         if not bool((x.abs() <= PERIOD / 2).all()):

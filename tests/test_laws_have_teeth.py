@@ -37,8 +37,8 @@ class Brownian(Process):
     def share(self, s, t):
         return self.v(s) / self.v(t)
 
-    def spread(self, s, t):
-        return (self.v(s) * (1 - self.share(s, t))).sqrt()
+    def spread(self, s, t, eta):
+        return (self.v(s) * (1 - self.share(s, t) ** eta**2)).sqrt()
 
     def normal(self, x, draws):
         return draws.normal(x.shape, x.dtype, x.device)
@@ -47,8 +47,8 @@ class Brownian(Process):
         return x + cast((self.v(t) - self.v(s)).sqrt(), x) * self.normal(x, draws)
 
     def _bridge(self, x_0, x_t, s, t, eta, draws):
-        mean = x_0 + cast(self.share(s, t), x_t) * (x_t - x_0)
-        return mean + cast(self.spread(s, t), x_t) * self.normal(x_t, draws)
+        mean = x_0 + cast(self.share(s, t) ** ((1 + eta**2) / 2), x_t) * (x_t - x_0)
+        return mean + cast(self.spread(s, t, eta), x_t) * self.normal(x_t, draws)
 
     def _prior(self, shape, draws, dtype, device):
         raise NotImplementedError
@@ -60,12 +60,21 @@ class Brownian(Process):
         v = cast(self.v(t) - self.v(s), x_t)
         return -((x_t - x_0) ** 2) / (2 * v) - 0.5 * torch.log(2 * math.pi * v)
 
+    def _score(self, x_t, x_0, t):
+        return (x_0 - x_t) / cast(self.v(t), x_t)
+
+    def _loss_scale(self, t):
+        return self.v(t).sqrt()
+
+    def _log_snr(self, t):
+        return -self.v(t).log()
+
 
 class WrongVariance(Brownian):
     """One factor on every variance of the bridge: two bridges in a row are still one."""
 
-    def spread(self, s, t):
-        return math.sqrt(1.2) * super().spread(s, t)
+    def spread(self, s, t, eta):
+        return math.sqrt(1.2) * super().spread(s, t, eta)
 
 
 class WrongForward(Brownian):
@@ -96,8 +105,8 @@ class NoRoot(Brownian):
 
 
 class NoRootInBridge(Brownian):
-    def spread(self, s, t):
-        return super().spread(s, t) ** 2
+    def spread(self, s, t, eta):
+        return super().spread(s, t, eta) ** 2
 
 
 class StepwiseStart(Brownian):
@@ -222,8 +231,8 @@ def test_a_twin_fails_its_law(twin, broken, held):
 @pytest.mark.parametrize("share", [1.06, 0.94])
 def test_a_miss_of_six_percent_in_a_spread_is_seen(share):
     class Slightly(Brownian):
-        def spread(self, s, t):
-            return share * super().spread(s, t)
+        def spread(self, s, t, eta):
+            return share * super().spread(s, t, eta)
 
     with pytest.raises(AssertionError, match="joint law of two times"):
         testing.check_two_times(Slightly(), NUMBERS, column, TIMES)

@@ -97,8 +97,11 @@ LAYERS = {
     "protein": "_structure_io _backbone",
     # the laws, for the processes of users too
     "_two_sample": "_shapes",
-    "_trial": "_shapes process _two_sample",
-    "testing": "_shapes clock process _two_sample _trial",
+    "_trial": "_shapes partial process _two_sample",
+    "_form_laws": "_shapes process _two_sample _trial",
+    "_measure_laws": "_shapes prediction process _two_sample _trial",
+    "_eta_law": "_shapes process _two_sample _trial",
+    "testing": "_shapes clock process _two_sample _trial _form_laws _measure_laws _eta_law",
 }
 
 EVERYWHERE = ("_device", "_precision")

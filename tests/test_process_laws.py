@@ -88,6 +88,35 @@ def test_special_equals_general_far_apart(case, device):
 
 
 @of(CASES)
+def test_bridge_with_less_noise(case, device):
+    testing.check_eta(*given(case, device), case.times)
+
+
+@of(CASES)
+def test_score_is_the_gradient_of_the_density(case, device):
+    for times in (case.times, case.wide):
+        testing.check_score(*given(case, device), times)
+
+
+@of(CASES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPES.get)
+def test_error_is_0_at_the_truth_alone(case, dtype, device):
+    testing.check_error(*given(case, device, dtype), case.times)
+
+
+@of(CASES)
+def test_loss_scale_does_not_fall(case, device):
+    far = case.far if case.has_prior else None
+    testing.check_loss_scale(*given(case, device), case.times, far=far)
+
+
+@of(CASES)
+def test_log_snr_falls(case, device):
+    far = case.far if case.has_prior else None
+    testing.check_log_snr(*given(case, device), case.times, far=far)
+
+
+@of(CASES)
 def test_results_lie_on_the_space(case, device):
     for times in (case.times, case.wide):
         testing.check_space(*given(case, device), times)
