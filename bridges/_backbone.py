@@ -25,6 +25,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from bridges._precision import exact
 from bridges._structure_io import PEPTIDE_BOND_MAX
 
 # Engh and Huber 1991; Å, and degrees turned into radians.
@@ -36,6 +37,7 @@ _SHORT = 1e-4
 _NO_TORSION = 1e-15
 
 
+@exact
 def backbone_frames(coords: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the frame of every residue, by Gram-Schmidt on CA→C, then CA→N. Exact.
 
@@ -74,6 +76,7 @@ def backbone_frames(coords: Tensor) -> tuple[Tensor, Tensor]:
     return ca, torch.stack((x, y, torch.linalg.cross(x, y)), -1)
 
 
+@exact
 def backbone_atoms(pos: Tensor, rot: Tensor, psi: Tensor) -> Tensor:
     r"""Places N, CA, C and O with ideal bonds and angles; the inverse of `backbone_frames`.
 
@@ -122,6 +125,7 @@ def backbone_atoms(pos: Tensor, rot: Tensor, psi: Tensor) -> Tensor:
     return pos.unsqueeze(-2) + local @ rot.mT.to(pos.dtype)
 
 
+@exact
 def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     r"""Returns the torsion of four points, with the IUPAC sign. Exact.
 
@@ -160,6 +164,7 @@ def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     return torch.atan2(y, torch.where(on_a_line, torch.ones_like(x), x))
 
 
+@exact
 def linked_residues(coords: Tensor) -> Tensor:
     """Returns whether each residue is bonded to the one before it: C to N within 2.0 Å.
 
@@ -183,6 +188,7 @@ def linked_residues(coords: Tensor) -> Tensor:
     return torch.nn.functional.pad(linked, (1, 0))
 
 
+@exact
 def backbone_torsions(
     coords: Tensor, *, linked: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:

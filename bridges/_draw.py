@@ -198,7 +198,7 @@ class StreamDraws(Draws):
             raise TypeError(
                 f"Expected samples to be an int64 tensor of shape (B,); got {describe(samples)}."
             )
-        self._keys = _mix(samples * STEP + _signed(seed))
+        self._keys = _mix(samples * STEP + _signed(int(seed)))
         self._count = 0
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ becomes a 0-dimensional one on the host, so reading it never waits for a device.
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import torch
@@ -55,6 +55,19 @@ def positive(value: object, name: str) -> float:
     return number
 
 
+def as_integer(value: object, name: str, least: int) -> int:
+    """Return an integer, of Python or NumPy, as an int, or raise.
+
+    >>> as_integer(3, "n", 1)
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(
+            f"Expected {name} to be an integer of at least {least}; got {describe(value)}."
+        )
+    return int(value)
+
+
 def like(value: object, x: Tensor, name: str) -> Tensor:
     """Return a tensor in the dtype of x, or raise unless it is one of the same shape."""
     if not isinstance(value, Tensor):
@@ -69,11 +82,15 @@ def like(value: object, x: Tensor, name: str) -> Tensor:
 
 def as_shape(shape: object, name: str = "shape") -> tuple[int, ...]:
     """Return a batch shape as a tuple of non-negative integers, or raise."""
-    if not isinstance(shape, Sequence) or not all(type(n) is int and n >= 0 for n in shape):
+    if not isinstance(shape, Sequence) or not all(map(_is_size, shape)):
         raise ValueError(
             f"Expected {name} to be a tuple of non-negative integers; got {describe(shape)}."
         )
-    return tuple(shape)
+    return tuple(map(int, shape))
+
+
+def _is_size(n: object) -> bool:
+    return isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 0
 
 
 def is_leading(shape: Sequence[int], batch_shape: Sequence[int]) -> bool:

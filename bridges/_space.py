@@ -38,6 +38,9 @@ class Space:
     def _check_time(self, t: Tensor, name: str) -> None:
         """Raise where the process has no such time; that it is ≥ 0 and finite is known."""
 
+    def _check_noise(self, what: str) -> None:
+        """Raise where `what` draws nothing, and the process has noise to scale."""
+
     def _check_dtype(self, x: Tensor, name: str) -> None:
         if not x.is_floating_point():
             raise TypeError(f"Expected {name} to be a floating tensor; got {describe(x)}.")

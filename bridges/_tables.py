@@ -6,14 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bridges._shapes import describe
+from bridges._shapes import as_integer, describe
 
 
 def count(k: object, name: str = "k") -> int:
     """Return a number of states, at least 2, or raise."""
-    if type(k) is not int or k < 2:
-        raise ValueError(f"Expected {name} to be an integer of at least 2; got {describe(k)}.")
-    return k
+    return as_integer(k, name, 2)
 
 
 def as_table(values: object, name: str, ndim: int) -> Tensor:
@@ -71,8 +69,13 @@ def laws(table: Tensor, name: str) -> Tensor:
 
 
 def law(values: object, name: str = "pi") -> Tensor:
-    """Return the probabilities of at least two states as a float64 tensor, or raise."""
+    """Return weights of at least two states, of any sum, as probabilities in float64, or raise."""
     table = as_table(values, name, 1)
     if len(table) < 2:
         raise ValueError(f"Expected {name} to have at least 2 states; got {len(table)}.")
-    return laws(table, name)
+    if bool((table < 0).any()):
+        raise ValueError(f"Expected {name} to be at least 0; got {table.min().item():.9g}.")
+    if not bool((table > 0).any()):
+        raise ValueError(f"Expected {name} to have a positive sum; got {len(table)} zeros.")
+    table = table / table.max()  # so that no sum is infinite
+    return table / table.sum()

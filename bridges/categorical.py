@@ -46,7 +46,7 @@ class UniformDiscreteDiffusion(IndependentJumps):
 
     def __post_init__(self) -> None:
         positive(self.rate, "rate")
-        count(self.k)
+        object.__setattr__(self, "k", count(self.k))
 
     @classmethod
     def from_substitution_rate(cls, rate: float, k: int) -> Self:
@@ -59,7 +59,7 @@ class UniformDiscreteDiffusion(IndependentJumps):
         >>> UniformDiscreteDiffusion.from_substitution_rate(0.75, 4)
         UniformDiscreteDiffusion(rate=1.0, k=4)
         """
-        return cls(positive(rate, "rate") * count(k) / (k - 1), k)
+        return cls(positive(rate, "rate") * count(k) / (k - 1), count(k))
 
     def _pi(self, token: Tensor) -> Tensor:
         return torch.full((), 1 / self.k, dtype=widest(token.device), device=token.device)
@@ -108,8 +108,8 @@ class IndependentDiscreteDiffusion(TableJumps):
 
     Args:
         rate: β, jumps per unit of time, positive; see `from_substitution_rate` for the other unit.
-        pi: π, shape (K,), K at least 2, none negative, with sum 1 within 10⁻⁶; it is divided by
-            its sum.
+        pi: π, weights of the states, shape (K,), K at least 2, none negative; they are divided by
+            their sum.
 
     Raises:
         TypeError, ValueError: if the rate is not a positive number or π not a law.
@@ -194,7 +194,7 @@ class MaskingDiscreteDiffusion(IndependentJumps):
 
     def __post_init__(self) -> None:
         positive(self.rate, "rate")
-        count(self.k)
+        object.__setattr__(self, "k", count(self.k))
 
     @property
     def states(self) -> int:

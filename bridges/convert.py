@@ -16,9 +16,11 @@ elsewhere. They are for use within a model: shapes are checked, values are not.
 import torch
 from torch import Tensor
 
+from bridges._precision import exact
 from bridges._shapes import describe
 
 
+@exact
 def rotmat_to_quat(rot: Tensor) -> Tensor:
     """Return the unit quaternions of rotation matrices, scalar first and w ≥ 0. Exact.
 
@@ -47,6 +49,7 @@ def rotmat_to_quat(rot: Tensor) -> Tensor:
     return torch.where(q[..., :1] < 0, -q, q)
 
 
+@exact
 def quat_to_rotmat(quat: Tensor) -> Tensor:
     r"""Return the rotation matrices of quaternions of any length. Exact.
 
@@ -79,6 +82,7 @@ def quat_to_rotmat(quat: Tensor) -> Tensor:
     return rot
 
 
+@exact
 def bcd_to_quat(bcd: Tensor) -> Tensor:
     r"""Return the unit quaternions of a network's (b, c, d). Exact.
 
@@ -107,6 +111,7 @@ def bcd_to_quat(bcd: Tensor) -> Tensor:
     return _unit(torch.cat((torch.ones_like(bcd[..., :1]), bcd), -1))
 
 
+@exact
 def bcd_to_rotmat(bcd: Tensor) -> Tensor:
     """Return the rotation matrices of a network's (b, c, d); see `bcd_to_quat`. Exact.
 

@@ -22,6 +22,7 @@ References:
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import final
 
 import torch
@@ -31,7 +32,15 @@ from torch.nn import functional
 from bridges._device import widest
 from bridges._draw import Draws, Generator, as_draws
 from bridges._precision import widened
-from bridges._shapes import as_number, as_shape, describe, expand_leading, is_leading, like
+from bridges._shapes import (
+    as_integer,
+    as_number,
+    as_shape,
+    describe,
+    expand_leading,
+    is_leading,
+    like,
+)
 from bridges.denoiser import ExactBuffers, answer, checked_backbone
 from bridges.gaussian import GaussianDiffusion
 from bridges.network_denoiser import NoiseDenoiser, StepIndex
@@ -71,10 +80,7 @@ class DenoiseDiffusion(ExactBuffers):
 
     def __init__(self, eps_model: Callable[..., Tensor], n_steps: int) -> None:
         super().__init__()
-        if type(n_steps) is not int or n_steps < 2:
-            raise ValueError(
-                f"Expected n_steps to be an integer of at least 2; got {describe(n_steps)}."
-            )
+        n_steps = as_integer(n_steps, "n_steps", 2)
         self.eps_model, self.n_steps = checked_backbone(eps_model, "eps_model"), n_steps
         self.schedule = TableSchedule.linear(n_steps)
         beta = torch.tensor(self.schedule.betas, dtype=torch.float64)
@@ -143,6 +149,7 @@ class DenoiseDiffusion(ExactBuffers):
     def p_x0(self, x_t: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
         r"""Return :math:`(x_t - \sqrt{1 - \bar\alpha_t}\,\varepsilon)/\sqrt{\bar\alpha_t}`."""
         alpha_bar = self._gather(self.alpha_bar, self._index(t, x_t), x_t)
+        self._check_told(t)
         to_x, to_eps = alpha_bar.rsqrt(), (1 / alpha_bar - 1).sqrt()
         x = widened(x_t)
         y = to_x.to(x.dtype) * x - to_eps.to(x.dtype) * like(eps, x, "eps")
@@ -245,6 +252,7 @@ class DenoiseDiffusion(ExactBuffers):
 
     def _p_sample(self, x_t: Tensor, step: int | Tensor, draws: Draws) -> Tensor:
         t = self._index(step, x_t)
+        self._check_told(step)
         beta, alpha, alpha_bar, sigma2 = (
             self._gather(table, t, x_t)
             for table in (self.beta, self.alpha, self.alpha_bar, self.sigma2)
@@ -252,7 +260,7 @@ class DenoiseDiffusion(ExactBuffers):
         x, eps = widened(x_t), self._eps(x_t, t)
         eps_coef = (beta / (1 - alpha_bar).sqrt()).to(x.dtype)
         mean = alpha.rsqrt().to(x.dtype) * (x - eps_coef * eps)
-        if isinstance(step, int) and step == 0:
+        if not isinstance(step, Tensor) and step == 0:
             return mean.to(x_t.dtype)
         sigma = torch.where(expand_leading(t, x.ndim) > 0, sigma2.sqrt(), 0.0)
         return (mean + sigma.to(x.dtype) * _normal(x, draws)).to(x_t.dtype)
@@ -267,9 +275,9 @@ class DenoiseDiffusion(ExactBuffers):
     def _index(self, t: int | Tensor, x: Tensor) -> Tensor:
         """Return an index as an int64 tensor on the state's device, of shape (B,) for a number."""
         _check_state(x)
-        if type(t) is int:
-            self._check_range(t, t)
-            return torch.full(x.shape[:1], t, device=x.device)
+        if isinstance(t, Integral) and not isinstance(t, bool):
+            self._check_range(int(t), int(t))
+            return torch.full(x.shape[:1], int(t), device=x.device)
         if not isinstance(t, Tensor) or t.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"Expected t to be an integer or an int64 tensor; got {describe(t)}.")
         if not is_leading(t.shape, x.shape):
@@ -280,6 +288,15 @@ class DenoiseDiffusion(ExactBuffers):
         if t.numel():
             self._check_range(int(t.min()), int(t.max()))
         return t.to(x.device, torch.int64)
+
+    def _check_told(self, t: int | Tensor) -> None:
+        """Raise where ε says nothing of x_0: after a last step that leaves only noise."""
+        last = self.n_steps - 1
+        if self.schedule.forgets_in_a_step and bool(torch.as_tensor(t == last).any()):
+            raise ValueError(
+                f"Expected t to be below {last}, where β is 1, as ε says nothing of x_0 there; "
+                f"got {last}."
+            )
 
     def _check_range(self, low: int, high: int) -> None:
         if low < 0 or high >= self.n_steps:

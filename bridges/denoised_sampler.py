@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bridges._draw import Generator
-from bridges._shapes import Time, as_number, describe
+from bridges._shapes import Time, as_integer, as_number, describe
 from bridges.gaussian import GaussianDiffusion
 from bridges.one_step import DDIMSolver
 from bridges.sampler import Guess, sample_backward
@@ -45,10 +45,7 @@ class Sampler(ABC):
                 "Expected denoiser to be callable and to have a schedule; "
                 f"got {describe(denoiser)}."
             )
-        if type(steps) is not int or steps < 1:
-            raise ValueError(
-                f"Expected steps to be an integer of at least 1; got {describe(steps)}."
-            )
+        steps = as_integer(steps, "steps", 1)
         grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         grid = grid if timesteps is None else torch.as_tensor(timesteps, dtype=torch.float64)
         if grid.ndim == 0 or len(grid) != steps + 1:

@@ -210,13 +210,18 @@ class DiscreteTimeDiffusion(MatrixProcess):
     def _moved(self, p: Tensor, t: Tensor) -> Tensor:
         return move(p, _picked(self._from_0.on(p.device), *_whole(p, t)))
 
-    def _stays(self, t: Tensor) -> Tensor:
-        return _picked(self._from_0.on(t.device).diagonal(dim1=-2, dim2=-1), *_whole(t, t))
+    def _unchanged(self, t: Tensor) -> Tensor:
+        return _picked(self._least_unchanged.on(t.device), *_whole(t, t))
 
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
         cdf = self._last.on(device)
         u = draws.uniform(shape, widest(device), device)
         return torch.searchsorted(cdf, u, right=True).clamp_(max=self.states - 1)
+
+    @cached_property
+    def _least_unchanged(self) -> Constant:
+        stays = self._from_0.on(torch.device("cpu")).diagonal(dim1=-2, dim2=-1)
+        return Constant(stays[:, : self.k].mean(-1).cummin(0).values)
 
     @cached_property
     def _last(self) -> Constant:

@@ -7,10 +7,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from bridges._device import host
+from bridges._device import host, may_look
 from bridges._draw import Draws
 from bridges._shapes import as_number, describe, on_host, positive
-from bridges.gaussian_process import GaussianProcess
+from bridges.gaussian_process import GaussianProcess, Pair
+from bridges.prediction import Velocity
 from bridges.schedule import Schedule
 
 
@@ -181,6 +182,15 @@ class GaussianDiffusion(GaussianProcess):
         a = self.schedule.alpha(t) / self.schedule.alpha(s)
         log_r2 = self.schedule.log_snr(t) - self.schedule.log_snr(s)
         return a, -(self.schedule.sigma(t) ** 2) * torch.expm1(log_r2)
+
+    def _solution(self, kind: type, x_t: Tensor, t: Tensor) -> tuple[Pair, Pair]:
+        if self.schedule.forgets_in_a_step and kind is not Velocity and may_look(t):
+            if bool((t == 1).any()):
+                raise ValueError(
+                    "Expected a point or a velocity at t = 1, where the last step of the schedule "
+                    f"leaves nothing of x_0; got {kind.__name__}, which says nothing about it."
+                )
+        return super()._solution(kind, x_t, t)
 
     def _slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.schedule.alpha_dot(t), self.schedule.sigma_dot(t)

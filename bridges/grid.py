@@ -8,10 +8,12 @@ papers that have it at t = 1 are turned round.
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bridges._shapes import as_number, describe, positive
+from bridges._device import host
+from bridges._shapes import as_integer, as_number, describe, positive
 
 
 def timeschedule(
@@ -41,13 +43,12 @@ def timeschedule(
     tensor([1.0000e-02, 1.0000e-01, 1.0000e+00, 1.0000e+01, 1.0000e+02],
            dtype=torch.float64)
     """
-    if type(n) is not int or n < 2:
-        raise ValueError(f"Expected n to be an integer of at least 2; got {describe(n)}.")
+    n = as_integer(n, "n", 2)
     lb, ub = as_number(lb, "lb"), as_number(ub, "ub")
     if lb < 0:
         raise ValueError(f"Expected lb to be at least 0; got {lb}.")
-    first, last = inverse(torch.tensor([lb, ub], dtype=torch.float64)).tolist()
-    grid = f(torch.linspace(first, last, n, dtype=torch.float64))
+    first, last = inverse(host([lb, ub])).tolist()
+    grid = f(torch.linspace(first, last, n, dtype=torch.float64, device="cpu"))
     grid[0], grid[-1] = lb, ub
     if not is_increasing(grid):
         raise ValueError("Expected the times to increase from lb to ub; got a grid that does not.")
@@ -225,11 +226,11 @@ def explicit_times(values: Sequence[float] | Tensor) -> Tensor:
 
 def increasing_numbers(values: Sequence[float] | Tensor, name: str) -> Tensor:
     """Return at least two finite, increasing numbers from 0 up as a float64 tensor, or raise."""
-    numbers = values.tolist() if isinstance(values, Tensor) else values
+    numbers = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
     if not isinstance(numbers, Sequence) or isinstance(numbers, str) or len(numbers) < 2:
         raise ValueError(f"Expected {name} to hold at least 2 numbers; got {describe(values)}.")
     found = [as_number(number, f"{name}[{i}]") for i, number in enumerate(numbers)]
-    grid = torch.tensor(found, dtype=torch.float64)
+    grid = host(found)
     if found[0] < 0:
         raise ValueError(f"Expected {name} to be at least 0; got {found[0]}.")
     if not is_increasing(grid):

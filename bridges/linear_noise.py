@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bridges._device import widest
-from bridges._shapes import Constant, describe
+from bridges._shapes import Constant, as_integer, describe
 
 
 class LinearNoise(ABC):
@@ -112,7 +112,7 @@ class ZeroCentreOfMass(LinearNoise):
 
     def __post_init__(self) -> None:
         for name in ("n", "d"):
-            check_count(getattr(self, name), name)
+            object.__setattr__(self, name, as_integer(getattr(self, name), name, 1))
         mask = torch.ones(self.n, dtype=torch.bool) if self.mask is None else self.mask
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             raise TypeError(f"Expected mask to be bool; got {describe(mask)}.")
@@ -203,9 +203,3 @@ class ZeroCentreOfMass(LinearNoise):
 
     def log_det(self, device: torch.device) -> Tensor:
         return self._sizes.on(device)[2]
-
-
-def check_count(value: object, name: str) -> None:
-    """Raise unless a value is a positive integer."""
-    if type(value) is not int or value < 1:
-        raise ValueError(f"Expected {name} to be a positive integer; got {describe(value)}.")

@@ -184,7 +184,7 @@ class BrownianMotion(Process):
             return self._score_error(prediction, x_0, *known(x_t, t))
         if isinstance(prediction, Mixture):
             return prediction.negative_log_prob(self._log_kernels(prediction, x_0))
-        return self._square(self._log(x_0, self._point(prediction, x_0)))
+        return self._square(self._log(x_0, self._project(self._point(prediction, x_0))))
 
     def _score_error(self, prediction: Tangent, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Return ‖v_t (s − ∇ log p(x_t | x_0))‖², the distance between the ends of two vectors."""

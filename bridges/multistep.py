@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bridges._device import host
 from bridges._draw import Draws
-from bridges._shapes import describe
+from bridges._shapes import as_integer, lasting
 from bridges.curve import CircleCurve, Curve, DataCurve, LineCurve, Scales, check_curve
 from bridges.solver import Carry, GaussianSolver
 
@@ -51,11 +52,9 @@ class MultistepSolver(GaussianSolver):
         """The variables S, θ and g."""
 
     def __post_init__(self) -> None:
-        if type(self.order) is not int or not 1 <= self.order <= MAX_ORDER:
-            raise ValueError(
-                f"Expected order to be an integer from 1 to {MAX_ORDER}; "
-                f"got {describe(self.order)}."
-            )
+        object.__setattr__(self, "order", as_integer(self.order, "order", 1))
+        if self.order > MAX_ORDER:
+            raise ValueError(f"Expected order to be at most {MAX_ORDER}; got {self.order}.")
         check_curve(self.curve)
 
     def _variable(self, at: Scales) -> Tensor:
@@ -271,4 +270,4 @@ def _polynomial(place: Tensor, nodes: Sequence[Node], j: int) -> Tensor:
 def gauss_legendre(n: int = 16) -> Tensor:
     """Return n points on [0, 1] and their weights by the rule of Gauss and Legendre, (2, n)."""
     points, weights = np.polynomial.legendre.leggauss(n)
-    return torch.tensor(np.stack((0.5 + 0.5 * points, 0.5 * weights)))
+    return lasting(host(np.stack((0.5 + 0.5 * points, 0.5 * weights))))

@@ -27,7 +27,7 @@ from torch import Tensor
 from bridges._device import widest
 from bridges._draw import as_draws
 from bridges._precision import widened
-from bridges._shapes import Time, describe, expand_time
+from bridges._shapes import Time, as_integer, describe, expand_time
 from bridges.denoiser import GaussianDenoiser, answer, checked_backbone, checked_var
 from bridges.gaussian import GaussianDiffusion
 from bridges.preconditioning import LOUDEST, NumberPreconditioning
@@ -53,10 +53,7 @@ class StepIndex:
     n_steps: int
 
     def __post_init__(self) -> None:
-        if type(self.n_steps) is not int or self.n_steps < 1:
-            raise ValueError(
-                f"Expected n_steps to be a positive integer; got {describe(self.n_steps)}."
-            )
+        object.__setattr__(self, "n_steps", as_integer(self.n_steps, "n_steps", 1))
 
     def __call__(self, t: Tensor) -> Tensor:
         """Return int64 indices, in the shape of t."""

@@ -13,6 +13,7 @@ so σ is about the inverse of the distance over which the answer changes.
 """
 
 import math
+from numbers import Integral
 from typing import final
 
 import torch
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bridges._draw import Generator, as_draws
-from bridges._shapes import describe, positive
+from bridges._precision import exact
+from bridges._shapes import as_integer, describe, positive
 
 
 @final
@@ -77,6 +79,7 @@ class RandomFourierFeatures(nn.Module):
         weight = as_draws(generator).normal((out_features // 2, in_features), dtype, device)
         self.register_buffer("weight", self.scale * weight)
 
+    @exact
     def forward(self, x: Tensor) -> Tensor:
         """Return the features of x.
 
@@ -95,8 +98,7 @@ class RandomFourierFeatures(nn.Module):
             raise ValueError(
                 f"Expected x to have shape (…, {self.in_features}); got {tuple(x.shape)}."
             )
-        with torch.autocast(x.device.type, enabled=False):
-            phase = 2 * math.pi * functional.linear(x.to(self.weight.dtype), self.weight)
+        phase = 2 * math.pi * functional.linear(x.to(self.weight.dtype), self.weight)
         return torch.cat((phase.cos(), phase.sin()), -1)
 
     def extra_repr(self) -> str:
@@ -104,8 +106,6 @@ class RandomFourierFeatures(nn.Module):
 
 
 def _size(value: object, name: str) -> int:
-    if type(value) is not int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"Expected {name} to be an integer; got {describe(value)}.")
-    if value < 1:
-        raise ValueError(f"Expected {name} to be at least 1; got {value}.")
-    return value
+    return as_integer(value, name, 1)

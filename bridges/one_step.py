@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bridges._draw import Draws
-from bridges._shapes import as_number, describe
+from bridges._shapes import as_integer, as_number
 from bridges.curve import Curve, LineCurve, Scales, check_curve
 from bridges.solver import Carry, GaussianSolver
 
@@ -76,6 +76,11 @@ class DDIMSolver(GaussianSolver):
     def __post_init__(self) -> None:
         if as_number(self.eta, "eta") < 0:
             raise ValueError(f"Expected eta to be at least 0; got {self.eta!r}.")
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether η is above 0."""
+        return self.eta > 0
 
     def _factors(self, t: Scales, s: Scales) -> Sequence[Tensor]:
         kept, lost = s.alpha * t.sigma, s.sigma * t.alpha
@@ -190,10 +195,7 @@ class PredictorCorrectorSolver(GaussianSolver):
     delta: float = 0.01
 
     def __post_init__(self) -> None:
-        if type(self.count) is not int or self.count < 0:
-            raise ValueError(
-                f"Expected count to be an integer of at least 0; got {describe(self.count)}."
-            )
+        object.__setattr__(self, "count", as_integer(self.count, "count", 0))
         if not 0 <= as_number(self.delta, "delta") <= 1:
             raise ValueError(f"Expected delta to lie in [0, 1]; got {self.delta!r}.")
 
@@ -201,6 +203,11 @@ class PredictorCorrectorSolver(GaussianSolver):
     def corrections(self) -> int:
         """As many further guesses as there are corrections."""
         return self.count
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether a correction renews some of the noise."""
+        return self.count > 0 and self.delta > 0
 
     def _factors(self, t: Scales, s: Scales) -> Sequence[Tensor]:
         kept = math.sqrt(1 - self.delta)

@@ -97,6 +97,9 @@ class Wrapper(Process):
     def _eta(self, eta: Any) -> Any:
         return self.process._eta(eta)
 
+    def _check_noise(self, what: str) -> None:
+        self.process._check_noise(what)
+
     def _counted(self, x: State, t: Any) -> Any:
         return self.process._counted(x, t)
 
@@ -111,6 +114,18 @@ class Tempered(Wrapper):
 
     def __post_init__(self) -> None:
         positive(self.scale, "scale")
+
+    def _eta(self, eta: Any) -> Any:
+        number = self.process._eta(eta)
+        if number == 0:
+            self._check_noise("eta = 0")
+        return number
+
+    def _check_noise(self, what: str) -> None:
+        raise ValueError(
+            "Expected a tempered process to draw noise, which it scales; "
+            f"got {what}, which draws none."
+        )
 
     def _bridge(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
         return self.process._between(x_0, x_t, s, t, eta, TemperedDraws(draws, self.scale))

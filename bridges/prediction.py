@@ -23,6 +23,7 @@ from torch import Tensor
 
 from bridges._device import may_look, widest
 from bridges._draw import Draws, Generator, as_draws
+from bridges._precision import HALF, exact, widened
 from bridges._shapes import Bundle
 
 
@@ -182,15 +183,19 @@ class Gaussian(Prediction):
     def filled(self, keep: Callable[[Tensor, float], Tensor]) -> Self:
         return type(self)(keep(self.mean, 0.0), keep(self.var, 1.0))
 
+    @exact
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of each number of x, where the variance is positive."""
-        return -0.5 * ((x - self.mean) ** 2 / self.var + torch.log(2 * math.pi * self.var))
+        wide, mean, var = widened((x, self.mean, self.var))
+        log_prob = -0.5 * ((wide - mean) ** 2 / var + torch.log(2 * math.pi * var))
+        return log_prob.to(x.dtype) if x.dtype in HALF else log_prob
 
+    @exact
     def sample(self, *, generator: Generator = None) -> Tensor:
         """Draw x_0, like the mean."""
-        mean = self.mean
+        mean, var = widened((self.mean, self.var))
         noise = as_draws(generator).normal(mean.shape, mean.dtype, mean.device)
-        return mean + self.var.sqrt() * noise
+        return (mean + var.sqrt() * noise).to(self.mean.dtype)
 
 
 @final

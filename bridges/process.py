@@ -197,6 +197,11 @@ class Process(Measures):
         """Return the process with its bridge at another temperature: no longer the law.
 
         Normals are multiplied by `scale`, and logits divided by it. Forward noising is unchanged.
+        Where no noise is drawn there is nothing to scale: `eta` = 0 and solvers that draw none
+        raise.
+
+        Args:
+            scale: the factor, positive; for a Joint, one or a structure.
         """
         from bridges.partial import Tempered
 

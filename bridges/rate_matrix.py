@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bridges._device import widest
 from bridges._draw import Draws
-from bridges._rate_matrix import Exponential, exponential, rate_matrix, stationary
+from bridges._rate_matrix import Exponential, Spectral, exponential, rate_matrix, stationary
 from bridges._shapes import Constant, describe, positive
 from bridges._tables import count, law, square
 from bridges.transition import MatrixProcess, clean_states, move, rows
@@ -52,6 +52,7 @@ class GeneralDiscreteDiffusion(MatrixProcess):
     k: int = field(init=False, repr=False)
     _exponential: Exponential = field(init=False, repr=False)
     _cdf: Constant | None = field(init=False, repr=False)
+    _leaving: Constant = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         rates = rate_matrix(self.rates)
@@ -60,6 +61,7 @@ class GeneralDiscreteDiffusion(MatrixProcess):
             "rates": rates,
             "k": clean_states(self.real, len(rates)),
             "_exponential": exponential(rates, pi),
+            "_leaving": Constant(-rates.diag()),
             "_cdf": None if pi is None else Constant(pi.cumsum(0) / pi.sum()),
         }
         for name, value in found.items():
@@ -141,8 +143,14 @@ class GeneralDiscreteDiffusion(MatrixProcess):
     def _moved(self, p: Tensor, t: Tensor) -> Tensor:
         return move(p, self._exponential(t, p.device))
 
-    def _stays(self, t: Tensor) -> Tensor:
-        return self._exponential(t, t.device).diagonal(dim1=-2, dim2=-1)
+    def _unchanged(self, t: Tensor) -> Tensor:
+        if isinstance(self._exponential, Spectral):
+            matrices = self._exponential(t, t.device)
+            stays = matrices.diagonal(dim1=-2, dim2=-1)
+        else:  # without detailed balance tokens may go round and come back: who never left?
+            leaving = self._leaving.on(t.device)
+            stays = torch.exp(-leaving * t.unsqueeze(-1))
+        return stays[..., : self.k].mean(-1)
 
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
         if self._cdf is None:

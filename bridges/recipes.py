@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from bridges._shapes import describe, positive
+from bridges._shapes import as_integer, positive
 from bridges.angle import WrappedBrownianDiffusion
 from bridges.categorical import MaskingDiscreteDiffusion
 from bridges.clock import GeometricClock, LinearRateClock, LogarithmicClock, PowerClock
@@ -64,8 +64,7 @@ def rfdiffusion(steps: int = 50) -> Joint:
     >>> rfdiffusion().parts["pos"].score(x, x, 0.02).abs() < 1
     tensor([True, True, True])
     """
-    if type(steps) is not int or steps <= 14:
-        raise ValueError(f"Expected steps to be an integer above 14; got {describe(steps)}.")
+    steps = as_integer(steps, "steps", 15)
     beta = torch.linspace(0.01, 0.07, steps, dtype=torch.float64) * (200 / steps)
     t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     forgotten = torch.cat((t[:1], -torch.log1p(-beta).cumsum(0)))

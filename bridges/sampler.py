@@ -178,6 +178,8 @@ def _chosen(process: Process, solver: Any, eta: Any) -> Solver:
         raise TypeError(f"Expected solver to be a Solver or None; got {describe(solver)}.")
     if eta != 1:
         raise ValueError(f"Expected eta to be 1 beside a solver, which has its own; got {eta!r}.")
+    if not solver.draws_noise:
+        process._check_noise(repr(solver))
     return solver
 
 

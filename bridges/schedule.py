@@ -67,6 +67,14 @@ class Schedule(ABC):
         """Return its derivative in t, which is negative, for t > 0."""
         return 2 * (self.alpha_dot(t) / self.alpha(t) - self.sigma_dot(t) / self.sigma(t))
 
+    @property
+    def forgets_in_a_step(self) -> bool:
+        """Whether a last step replaces all of x_t by noise, as a table with β = 1 does.
+
+        Then x_1 is no limit of the times before, and noise or a score at 1 say nothing about x_0.
+        """
+        return False
+
     def shifted(self, factor: float) -> "Schedule":
         """Return the schedule with α/σ divided by `factor`; see `ShiftedSchedule`."""
         return ShiftedSchedule(self, factor)
@@ -256,6 +264,11 @@ class ShiftedSchedule(Schedule):
     def sigma_dot(self, t: Tensor) -> Tensor:
         turn, along_alpha, _ = self._turn(t)
         return along_alpha * turn
+
+    @property
+    def forgets_in_a_step(self) -> bool:
+        """Whether the schedule that is shifted does."""
+        return self.schedule.forgets_in_a_step
 
     def log_snr(self, t: Tensor) -> Tensor:
         return self.schedule.log_snr(t) - 2 * math.log(self.factor)

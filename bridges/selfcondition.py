@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from bridges._draw import Generator, as_draws
-from bridges._shapes import Bundle, State, describe, expand_leading, leaves, map_structure
+from bridges._shapes import (
+    Bundle,
+    State,
+    describe,
+    expand_leading,
+    lasting,
+    leaves,
+    map_structure,
+)
 from bridges.prediction import Gaussian
 
 Model: TypeAlias = Callable[[State, Any, Any], Any]
@@ -41,19 +49,27 @@ class SelfConditioned(RunGuess):
         self.previous = null
 
     def __call__(self, x_t: State, t: Any) -> Any:
-        self.previous = self.model(x_t, t, self.previous)
-        return self.previous
+        prediction = self.model(x_t, t, self.previous)
+        self.previous = map_structure(_lasting, prediction)
+        return prediction
 
-    def start(self) -> "SelfConditioned":
-        """Return the same closure with nothing remembered."""
-        return SelfConditioned(self.model, self.null)
+    def start(self) -> Callable[[State, Any], Any]:
+        """Return the same closure with nothing remembered; in a run gradients flow through."""
+        previous = self.null
+
+        def guess(x_t: State, t: Any) -> Any:
+            nonlocal previous
+            previous = self.model(x_t, t, previous)
+            return previous
+
+        return guess
 
 
 def selfconditioned(model: Model, null: Any) -> SelfConditioned:
     """Close a self-conditioned model into a guess `guess(x_t, t)`.
 
     Every sampling run starts afresh from `null`, and two runs never share a memory. Called by
-    hand, the closure remembers from call to call, as long as it lives.
+    hand, the closure remembers from call to call, as long as it lives, without gradients.
 
     Args:
         model: `model(x_t, t, previous)` returns a prediction.
@@ -110,3 +126,7 @@ def _whole(value: Any) -> Any:
 def _choose(coin: Tensor, estimate: Tensor, null: Any) -> Tensor:
     null = torch.as_tensor(null, dtype=estimate.dtype, device=estimate.device)
     return torch.where(expand_leading(coin, estimate.ndim), estimate, null).detach()
+
+
+def _lasting(value: Any) -> Any:
+    return lasting(value) if isinstance(value, Tensor) else value

@@ -5,14 +5,17 @@ the factor is a chosen function of t. Where nothing is left τ is ∞, and it st
 """
 
 import math
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, Protocol, final, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 
+from bridges._device import host
 from bridges._shapes import as_number, describe
 from bridges.clock import Clock
 
@@ -111,61 +114,135 @@ class CosineClock(Clock):
         return 2 * self._speed * torch.sin(turn + self._start) / cos
 
 
+@runtime_checkable
+class FrozenDistribution(Protocol):
+    """A scalar law with its parameters, as SciPy's `scipy.stats.weibull_min(2.0)`."""
+
+    def cdf(self, x: Any) -> Any:
+        """Return F(x)."""
+
+    def ppf(self, q: Any) -> Any:
+        """Return the x with F(x) = q."""
+
+    def isf(self, q: Any) -> Any:
+        """Return the x with 1 − F(x) = q."""
+
+    def logsf(self, x: Any) -> Any:
+        """Return log(1 − F(x))."""
+
+    def logpdf(self, x: Any) -> Any:
+        """Return log F'(x)."""
+
+
 @final
 @dataclass(frozen=True)
 class CDFClock(Clock):
     r"""The clock :math:`\tau(t) = -\log(1 - F(t))` of a distribution function F.
 
-    A token with jump rate 1 has forgotten x_0 by t with probability F(t). Near t = 0 the clock has
-    the digits of `distribution.cdf`: most lose some there, where the closed forms do not.
+    A token with jump rate 1 has forgotten x_0 by t with probability F(t). Of a law of torch, the
+    clock has the digits of `distribution.cdf` near t = 0: most lose some there, where the closed
+    forms do not. A law of SciPy keeps them, and is for times on the CPU: others are copied there
+    and back, and have no gradient.
 
     References:
         Flowfusion.jl, whose `DistInterpolatingDiscreteFlow` is this schedule read from t = 1.
 
     Args:
-        distribution: a scalar distribution with F(0) = 0, and with `cdf`, `icdf` and `log_prob`.
-            Parameters that are numbers are float32 in torch; float64 tensors keep all digits.
+        distribution: a scalar distribution with F(0) = 0: of `torch.distributions`, with `cdf`,
+            `icdf` and `log_prob`, or a frozen continuous one of `scipy.stats`. Parameters that
+            are numbers are float32 in torch; float64 tensors keep all digits.
+
+    Raises:
+        TypeError: if it is neither, or has no `icdf`.
+        ValueError: if it is not scalar, or F(0) not 0.
 
     >>> clock = CDFClock(torch.distributions.Weibull(1.0, 2.0))
     >>> clock(torch.tensor([0.0, 0.5, 2.0]))  # Weibull's hazard is that of a PowerClock
     tensor([0.0000, 0.2500, 4.0000])
     """
 
-    distribution: Distribution
-    _law: Distribution = field(init=False, repr=False, compare=False)
+    distribution: Distribution | FrozenDistribution
+    _law: "_TorchLaw | _SciPyLaw" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.distribution, Distribution):
+        given = self.distribution
+        if isinstance(given, Distribution):
+            law: _TorchLaw | _SciPyLaw = _TorchLaw(unchecked(given))
+        elif isinstance(given, FrozenDistribution) and not callable(given):
+            law = _SciPyLaw(given)
+        else:
             raise TypeError(
-                "Expected distribution to be a torch.distributions.Distribution; "
-                f"got {describe(self.distribution)}."
+                "Expected distribution to be a torch.distributions.Distribution or a frozen one "
+                f"of scipy.stats; got {describe(given)}."
             )
-        object.__setattr__(self, "_law", unchecked(self.distribution))
-        self._check()
-
-    def _check(self) -> None:
-        start, half = torch.tensor([0.0, 0.5], dtype=torch.float64)
-        if self._law.batch_shape or self._law.event_shape:
-            raise ValueError(f"Expected distribution to be scalar; got {self.distribution}.")
+        object.__setattr__(self, "_law", law)
+        if not law.is_scalar():
+            raise ValueError(f"Expected distribution to be scalar; got {given}.")
         try:
-            self._law.log_prob(self._law.icdf(half))
-            mass = self._law.cdf(start).item()
+            half = self.inverse(host(0.5))
+            self.derivative(half)
+            tau = self(host(0.0)).item()
         except NotImplementedError as error:
             raise TypeError(
-                "Expected distribution to have cdf, icdf and log_prob; "
-                f"got {describe(self.distribution)}."
+                f"Expected distribution to have cdf, icdf and log_prob; got {describe(given)}."
             ) from error
-        if mass != 0:
-            raise ValueError(f"Expected distribution to have F(0) = 0; got {mass}.")
+        if tau != 0:
+            raise ValueError(
+                f"Expected distribution to have F(0) = 0; got {-math.expm1(-tau):.9g}."
+            )
 
     def __call__(self, t: Tensor) -> Tensor:
-        return -torch.log1p(-self._law.cdf(t))
+        return self._law.tau(t)
 
     def inverse(self, tau: Tensor) -> Tensor:
-        return self._law.icdf(-torch.expm1(-tau))
+        return self._law.inverse(tau)
 
     def derivative(self, t: Tensor) -> Tensor:
-        return torch.exp(self._law.log_prob(t) + self(t))
+        return torch.exp(self._law.log_density(t) + self(t))
+
+
+@final
+@dataclass(frozen=True)
+class _TorchLaw:
+    law: Distribution
+
+    def is_scalar(self) -> bool:
+        return not self.law.batch_shape and not self.law.event_shape
+
+    def tau(self, t: Tensor) -> Tensor:
+        return -torch.log1p(-self.law.cdf(t))
+
+    def inverse(self, tau: Tensor) -> Tensor:
+        t: Tensor = self.law.icdf(-torch.expm1(-tau))
+        return t
+
+    def log_density(self, t: Tensor) -> Tensor:
+        log_prob: Tensor = self.law.log_prob(t)
+        return log_prob
+
+
+@final
+@dataclass(frozen=True)
+class _SciPyLaw:
+    law: FrozenDistribution
+
+    def is_scalar(self) -> bool:
+        return np.ndim(self.law.cdf(0.5)) == 0
+
+    def tau(self, t: Tensor) -> Tensor:
+        return 0.0 - _by_numpy(self.law.logsf, t)
+
+    def inverse(self, tau: Tensor) -> Tensor:
+        early = _by_numpy(lambda x: self.law.ppf(-np.expm1(-x)), tau)
+        return torch.where(tau < 0.5, early, _by_numpy(lambda x: self.law.isf(np.exp(-x)), tau))
+
+    def log_density(self, t: Tensor) -> Tensor:
+        return _by_numpy(self.law.logpdf, t)
+
+
+def _by_numpy(f: Callable[[Any], Any], x: Tensor) -> Tensor:
+    value = np.asarray(f(x.detach().cpu().numpy()))
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device).reshape(x.shape)
 
 
 def unchecked(distribution: Distribution) -> Distribution:

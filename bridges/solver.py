@@ -39,6 +39,11 @@ class Solver(ABC):
         """How many further guesses a step to s > 0 takes, each at x_s."""
         return 0
 
+    @property
+    def draws_noise(self) -> bool:
+        """Whether its steps draw noise; a tempered process refuses a solver that draws none."""
+        return True
+
     @abstractmethod
     def start(self, process: Process, times: Sequence[Tensor]) -> Any:
         """Return the carry of a run.
@@ -159,7 +164,15 @@ class Carry(NamedTuple):
 
 
 class GaussianSolver(Solver):
-    """A solver whose steps are linear, with factors from the α and σ of the grid alone."""
+    """A solver whose steps are linear, with factors from the α and σ of the grid alone.
+
+    It follows the probability flow and draws nothing, unless it says so.
+    """
+
+    @property
+    def draws_noise(self) -> bool:
+        """No, unless a solver says otherwise."""
+        return False
 
     @abstractmethod
     def _factors(self, t: Scales, s: Scales) -> Sequence[Tensor]:

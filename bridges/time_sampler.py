@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bridges._device import host, widest
 from bridges._draw import Draws, Generator, as_draws
-from bridges._shapes import as_number, describe, positive
+from bridges._shapes import as_integer, as_number, describe, positive
 from bridges.schedule import Schedule
 
 
@@ -49,8 +49,7 @@ class TimeSampler(ABC):
         Raises:
             ValueError: if n is not an integer of at least 0.
         """
-        if type(n) is not int or n < 0:
-            raise ValueError(f"Expected n to be an integer of at least 0; got {describe(n)}.")
+        n = as_integer(n, "n", 0)
         device = torch.device("cpu" if device is None else device)
         dtype = torch.get_default_dtype() if dtype is None else dtype
         return self._times(n, as_draws(generator), device).to(dtype)

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from bridges._device import may_look, widest
 from bridges._draw import Draws, refuse
-from bridges._precision import at_least_float32
+from bridges._precision import at_least_float32, exact
 from bridges._shapes import as_number, describe
 from bridges.prediction import PlugIn
 from bridges.process import Process
@@ -76,6 +76,7 @@ class TokenProcess(Process):
 
     # ---------------------------------------------------------------- laws
 
+    @exact
     def bridge_probs(self, x_0: Tensor, x_t: Tensor, s: Any, t: Any) -> Tensor:
         """Return the law of x_s given x_0 and x_t, as `sample_bridge` draws it.
 
@@ -102,6 +103,7 @@ class TokenProcess(Process):
         s, t = self._times(x_t, s=s, t=t)
         return self._bridge_probs(x_0, x_t, s, t)
 
+    @exact
     def reverse_probs(self, prediction: Tensor | PlugIn, x_t: Tensor, s: Any, t: Any) -> Tensor:
         r"""Return the law of x_s that `sample_step` draws from, token by token. Exact.
 
@@ -129,6 +131,7 @@ class TokenProcess(Process):
         logits = self._posterior(prediction, x_t, t)
         return self._reverse_probs(logits.softmax(-1, dtype=widest(x_t.device)), x_t, s, t)
 
+    @exact
     def posterior(self, logits: Tensor, x_t: Tensor, t: Any) -> Tensor:
         """Turn leave-one-out logits of x_0 into logits of the posterior, by Bayes.
 
@@ -151,6 +154,7 @@ class TokenProcess(Process):
         """
         return self._converted(logits, x_t, t, 1)
 
+    @exact
     def leave_one_out(self, logits: Tensor, x_t: Tensor, t: Any) -> Tensor:
         """Turn logits of the posterior of x_0 into leave-one-out logits: undo `posterior`.
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from bridges._device import widest
 from bridges._draw import Draws
 from bridges._inversion import draw_from_weights
-from bridges._shapes import describe
+from bridges._shapes import as_integer
 from bridges.preconditioning import TokenPreconditioning
 from bridges.token_process import BITS, TokenProcess, above_0
 
@@ -43,8 +43,11 @@ class MatrixProcess(TokenProcess):
         """Return p P_{0→t}, the law at t of weights p of x_0, shape `(*B, S)`."""
 
     @abstractmethod
-    def _stays(self, t: Tensor) -> Tensor:
-        """Return P_{0→t}[x, x] for every x, shape `(*t.shape, S)`, for times of any shape."""
+    def _unchanged(self, t: Tensor) -> Tensor:
+        """Return how many tokens stay x_0, on average over x_0: a share that never rises again.
+
+        It is the mean of P_{0→t}[x, x] where that falls; what comes back by chance is not counted.
+        """
 
     # ---------------------------------------------------------------- laws
 
@@ -100,7 +103,7 @@ class MatrixProcess(TokenProcess):
 
     def _preconditioning(self, t: Tensor, var_x: Tensor | None) -> TokenPreconditioning:
         """Return that with the odds of having changed, averaged over x_0."""
-        changed = (1 - self._stays(t)[..., : self.k].mean(-1)).clamp(0, 1)
+        changed = (1 - self._unchanged(t)).clamp(0, 1)
         return TokenPreconditioning(torch.log(changed) - torch.log1p(-changed))
 
     def _loss_scale(self, t: Tensor) -> Tensor:
@@ -108,7 +111,7 @@ class MatrixProcess(TokenProcess):
 
         For uniform jumps, :math:`c = (1 - e^{-\beta t})(1 - 1/K)`, this is Diffusions.jl's scaler.
         """
-        changed = 1 - self._stays(t)[..., : self.k].mean(-1)
+        changed = 1 - self._unchanged(t)
         return (changed.clamp(min=0) * (1 - 1 / self.k)).sqrt() / BITS
 
 
@@ -140,8 +143,7 @@ def clean_states(real: int | None, states: int) -> int:
     """Return K, how many of the states x_0 may take, or raise."""
     if real is None:
         return states
-    if type(real) is not int or not 1 <= real <= states:
-        raise ValueError(
-            f"Expected real to be an integer from 1 to {states}; got {describe(real)}."
-        )
+    real = as_integer(real, "real", 1)
+    if real > states:
+        raise ValueError(f"Expected real to be at most {states}; got {real}.")
     return real

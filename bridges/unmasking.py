@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bridges._device import widest
 from bridges._draw import Draws, Generator, TemperedDraws, as_draws
+from bridges._precision import exact
 from bridges._shapes import State, Time, as_number, describe
 from bridges._space import expand_mask
 from bridges.categorical import MaskingDiscreteDiffusion
@@ -138,7 +139,8 @@ def _reveal(
         rank = (u[:, 1] * left).long().unsqueeze(1)
         at = torch.searchsorted(hidden.cumsum(1), rank, right=True).clamp_(max=len(position) - 1)
         prediction = _picked(guess(x, masking._model_time(t, x)), x, at)
-        token = masking._endpoint(prediction, torch.full_like(at, masking.k), t[:, None], draws)
+        masks = torch.full_like(at, masking.k)
+        token = exact(masking._endpoint)(prediction, masks, t[:, None], draws)
         chosen = hidden & (position == at)
         x = torch.where(chosen.reshape(x.shape), token.reshape(-1, *[1] * (x.ndim - 1)), x)
         hidden = hidden & ~chosen

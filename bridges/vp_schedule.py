@@ -3,12 +3,14 @@ r"""Variance-preserving schedules: data of variance 1 keep it at every t."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bridges._shapes import Constant, as_number, describe, positive
+from bridges._device import host
+from bridges._shapes import Constant, as_integer, as_number, describe, positive
 from bridges.schedule import VariancePreservingSchedule, complementary
 
 
@@ -188,7 +190,8 @@ class TableSchedule(VariancePreservingSchedule):
 
     Args:
         betas: the share of the variance that each step replaces by noise: T ≥ 2 numbers between 0
-            and 1.
+            and 1. The last may be 1: then nothing is left of x_0 at t = 1, and in the last
+            interval α/σ is linear in t. Noise or a score say nothing about x_0 there, and raise.
 
     Raises:
         ValueError: if there are too few, or one is not between 0 and 1.
@@ -201,16 +204,19 @@ class TableSchedule(VariancePreservingSchedule):
     _points: Constant = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        values = self.betas.tolist() if isinstance(self.betas, Tensor) else self.betas
+        values: Any = self.betas
+        values = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
         if not isinstance(values, Sequence) or isinstance(values, str) or len(values) < 2:
             raise ValueError(
                 f"Expected betas to hold at least 2 numbers; got {describe(self.betas)}."
             )
         betas = tuple(as_number(beta, f"betas[{i}]") for i, beta in enumerate(values))
-        if not all(0 < beta < 1 for beta in betas):
-            wrong = next(beta for beta in betas if not 0 < beta < 1)
-            raise ValueError(f"Expected betas to lie between 0 and 1; got {wrong!r}.")
-        log_kept = torch.log1p(-torch.tensor(betas, dtype=torch.float64)).cumsum(0)
+        wrong = [beta for beta in betas if not 0 < beta < 1]
+        if wrong and not (len(wrong) == 1 and betas[-1] == 1):
+            raise ValueError(
+                f"Expected betas to lie between 0 and 1, or the last to be 1; got {wrong[0]!r}."
+            )
+        log_kept = torch.log1p(-host(betas)).cumsum(0)
         points = log_kept - torch.log(-torch.expm1(log_kept))
         object.__setattr__(self, "betas", betas)
         object.__setattr__(self, "_points", Constant(points))
@@ -224,7 +230,8 @@ class TableSchedule(VariancePreservingSchedule):
         >>> TableSchedule.linear(1000).alpha(torch.tensor([1.0], dtype=torch.float64)).square()
         tensor([4.0358e-05], dtype=torch.float64)
         """
-        return cls(torch.linspace(beta_min, beta_max, n_steps, dtype=torch.float64))
+        n = as_integer(n_steps, "n_steps", 2)
+        return cls(torch.linspace(beta_min, beta_max, n, dtype=torch.float64, device="cpu"))
 
     def _line(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-SNR and its derivative."""
@@ -233,10 +240,19 @@ class TableSchedule(VariancePreservingSchedule):
         i = place.detach().long().clamp(1, n - 1)
         start = points.take(i - 1)
         slope = points.take(i) - start
-        early = place < 1
+        early, late = place < 1, slope == -math.inf
         first = torch.where(early, place, 1.0)
-        log_snr = torch.where(early, start - first.log(), start + (place - i) * slope)
-        return log_snr, n * torch.where(early, -1 / first, slope)
+        left = torch.where(late, n - place, 1.0).clamp(min=0)
+        slope = torch.where(late, 0.0, slope)
+        line = start + (place - i) * slope + 2 * left.log()
+        log_snr = torch.where(early, start - first.log(), line)
+        steepness = torch.where(late, -2 / left, torch.where(early, -1 / first, slope))
+        return log_snr, n * steepness
+
+    @property
+    def forgets_in_a_step(self) -> bool:
+        """Whether the last β is 1."""
+        return bool(self.betas[-1] == 1)
 
     def log_snr(self, t: Tensor) -> Tensor:
         return self._line(t)[0]
@@ -252,8 +268,14 @@ class TableSchedule(VariancePreservingSchedule):
 
     def alpha_dot(self, t: Tensor) -> Tensor:
         log_snr, slope = self._line(t)
-        kept = torch.sigmoid(log_snr)
-        return 0.5 * slope * kept.sqrt() * torch.sigmoid(-log_snr)
+        kept, lost = torch.sigmoid(log_snr), torch.sigmoid(-log_snr)
+        if not self.forgets_in_a_step:
+            return 0.5 * slope * kept.sqrt() * lost
+        n = len(self.betas)
+        late = t * n >= n - 1
+        alpha_dot = 0.5 * torch.where(late, 0.0, slope) * kept.sqrt() * lost
+        steepest = -n * torch.exp(0.5 * self._points.on(t.device)[n - 2]) * lost**1.5
+        return torch.where(late, steepest, alpha_dot)
 
     def inverse_log_snr(self, log_snr: Tensor) -> Tensor:
         points, n = self._points.on(log_snr.device), len(self.betas)
@@ -261,4 +283,7 @@ class TableSchedule(VariancePreservingSchedule):
         start = points.take(i - 1)
         early = log_snr > points[0]
         inside = i + (log_snr - start) / (points.take(i) - start)
+        if self.forgets_in_a_step:
+            late = log_snr <= points[n - 2]
+            inside = torch.where(late, n - torch.exp(0.5 * (log_snr - points[n - 2])), inside)
         return torch.where(early, torch.exp(points[0] - log_snr), inside) / n

@@ -73,45 +73,6 @@ def test_products_against_matmul():
     close(_so3.det(a + 0.3 * b), torch.linalg.det(a + 0.3 * b), 1e-14)
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        (1.0, 1.0, 1.0),
-        (2.0, 1.0, 0.3),
-        (2.0, 1.0, -0.3),
-        (1.0, 0.5, -0.4999),
-        (1.0, 1.0, -1.0),
-        (1.0, 1.0, 0.0),
-        (1.0, 0.0, 0.0),
-        (1e-30, 5e-31, 1e-31),
-        (1e30, 5e29, -1e29),
-    ],
-)
-def test_nearest_against_the_svd(values):
-    """The last value's sign is the determinant's: a reflection where it is negative."""
-    n = 500
-    u = _so3.exp(rotvecs([2.0], n=n, seed=3))[:n]
-    v = _so3.exp(rotvecs([1.3], n=n, seed=4))[:n]
-    m = u @ torch.diag(torch.tensor(values, dtype=torch.float64)) @ v.mT
-    rot = _so3.nearest(m)
-    close(rot.mT @ rot, EYE.expand(n, 3, 3), 1e-13)
-    assert (torch.linalg.det(rot) > 0).all()
-    # The nearest has the largest trace of rotᵀm, the sum of the signed singular values.
-    trace = (rot * m).sum((-2, -1)) / values[0]
-    close(trace, torch.full((n,), sum(values) / values[0], dtype=torch.float64), 3e-6)
-    if values[1] + values[2] > 1e-2 * values[0]:
-        close(rot, u @ v.mT, 1e-10)
-        close(rot, roma.special_procrustes(m / values[0]), 1e-10)
-
-
-def test_nearest_of_random_matrices_and_of_zero():
-    m = torch.randn(5000, 3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    close(_so3.nearest(m), roma.special_procrustes(m), 1e-9)
-    close(_so3.nearest(m.float()), roma.special_procrustes(m).float(), 1e-3)
-    zero = _so3.nearest(torch.zeros(1, 3, 3))
-    close(zero.mT @ zero, torch.eye(3).expand(1, 3, 3), 1e-6)
-
-
 @pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-4, 1.0, 3.0, math.pi])
 def test_log_has_finite_gradients(angle):
     rot = _so3.exp(rotvecs([angle], n=5))
