@@ -23,13 +23,8 @@ from bridges._backbone import (
     dihedral,
     linked_residues,
 )
-from bridges._structure_io import (
-    BACKBONE_ATOMS,
-    RESIDUES,
-    Residue,
-    read_residues,
-    write_residues,
-)
+from bridges._residues import BACKBONE_ATOMS, RESIDUES, Residue
+from bridges._structure_io import read_residues, write_residues
 
 __all__ = [
     "BACKBONE_ATOMS",
@@ -60,6 +55,8 @@ class Backbone:
         chain_id: the chain of each row, L strings.
         res_id: residue numbers as the author of the file gave them, (L,), int64.
         ins_code: insertion codes, L strings, mostly empty.
+
+    `chain_id`, `res_id` and `ins_code` together tell the residues of a file apart.
 
     Raises:
         ValueError: if the shapes do not go together.
@@ -102,8 +99,13 @@ def read_backbone(
     Waters, ligands and nucleic acids are left out. A modified residue counts as its parent
     (selenomethionine as M); another amino acid in HETATM records is kept where a peptide bond,
     C to N within 2 Å, holds it in the chain. Of alternative locations, a residue takes the one
-    of the highest mean occupancy, the first of equals. Rows keep the order of the file and the
-    author's numbers, in mmCIF too; residues that were never resolved have no row.
+    of the highest mean occupancy, the first of equals. Rows keep the order in which the file
+    begins its residues, and the author's numbers, in mmCIF too (the dictionary's where there are
+    none); residues that were never resolved have no row.
+
+    A residue is what has one chain, number and insertion code, wherever its atoms stand; models
+    are matched by these labels too. What a format leaves optional may be missing: an occupancy
+    is then 1. An atom without coordinates is not there; a missing O is NaN.
 
     Args:
         path: a .pdb, .ent, .cif, .mmcif or .bcif file, or one of these with .gz behind it.
@@ -117,8 +119,9 @@ def read_backbone(
         ImportError: without biotite.
         OSError: if the file cannot be opened.
         ValueError: if the file cannot be parsed or has no amino acids, if its models differ in
-            their atoms (name one then), if `model` or a chain is not in it, or if a residue is
-            of unknown type or lacks N, CA or C.
+            their residues or backbone atoms (name one then), if `model` or a chain is not in it,
+            if its labels do not tell two residues or atoms apart, or if a residue is of unknown
+            type or lacks N, CA or C.
 
     Examples:
         >>> import tempfile
