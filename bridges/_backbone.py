@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from bridges._precision import exact
-from bridges._structure_io import PEPTIDE_BOND_MAX
+from bridges._residues import PEPTIDE_BOND_MAX
 
 # Engh and Huber 1991; Å, and degrees turned into radians.
 _N_CA, _CA_C, _C_O = 1.458, 1.525, 1.231

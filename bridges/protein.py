@@ -7,7 +7,7 @@ the geometry does not need it.
 """
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -23,13 +23,8 @@ from bridges._backbone import (
     dihedral,
     linked_residues,
 )
-from bridges._structure_io import (
-    BACKBONE_ATOMS,
-    RESIDUES,
-    Residue,
-    read_residues,
-    write_residues,
-)
+from bridges._residues import BACKBONE_ATOMS, RESIDUES, Residue
+from bridges._structure_io import check_residues, read_residues, write_residues
 
 __all__ = [
     "BACKBONE_ATOMS",
@@ -50,6 +45,8 @@ __all__ = [
 @dataclass(frozen=True, eq=False)
 class Backbone:
     """The backbone of a structure, one row per residue.
+
+    `chain_id`, `res_id` and `ins_code` together tell the residues of a file apart.
 
     Args:
         coords: N, CA, C and O, `(*B, L, 4, 3)`, float32, Å; NaN where an atom is missing. A file
@@ -102,8 +99,13 @@ def read_backbone(
     Waters, ligands and nucleic acids are left out. A modified residue counts as its parent
     (selenomethionine as M); another amino acid in HETATM records is kept where a peptide bond,
     C to N within 2 Å, holds it in the chain. Of alternative locations, a residue takes the one
-    of the highest mean occupancy, the first of equals. Rows keep the order of the file and the
-    author's numbers, in mmCIF too; residues that were never resolved have no row.
+    of the highest mean occupancy, the first of equals. Rows keep the order in which the file
+    begins its residues, and the author's numbers, in mmCIF too (the dictionary's where there are
+    none); residues that were never resolved have no row.
+
+    A residue is what has one chain, number and insertion code, wherever its atoms stand; models
+    are matched by these labels too. What a format leaves optional may be missing: an occupancy
+    is then 1. An atom without coordinates is not there; a missing O is NaN.
 
     Args:
         path: a .pdb, .ent, .cif, .mmcif or .bcif file, or one of these with .gz behind it.
@@ -117,8 +119,9 @@ def read_backbone(
         ImportError: without biotite.
         OSError: if the file cannot be opened.
         ValueError: if the file cannot be parsed or has no amino acids, if its models differ in
-            their atoms (name one then), if `model` or a chain is not in it, or if a residue is
-            of unknown type or lacks N, CA or C.
+            their residues or backbone atoms (name one then), if `model` or a chain is not in it,
+            if its labels do not tell two residues or atoms apart, or if a residue is of unknown
+            type or lacks N, CA or C.
 
     Examples:
         >>> import tempfile
@@ -201,13 +204,19 @@ def write_backbone(
     The file is written beside its place and then renamed into it: a failure leaves an older file
     as it was. PDB keeps three decimals, mmCIF and BinaryCIF keep float32.
 
+    Every column of a `Backbone` from `read_backbone` may be written, and reading finds it again;
+    PDB files hold less than the others, and what does not fit is refused. Residues are written
+    as the standard ones, modified ones as their parents.
+
     Args:
         path: a .pdb, .cif or .bcif file; one that is there is replaced.
-        coords: N, CA, C and O, (L, 4, 3) or (M, L, 4, 3) for M models, Å, finite; any device.
+        coords: N, CA, C and O, (L, 4, 3) or (M, L, 4, 3) for M models, Å, finite; any device. An
+            O that is NaN in all models is not written.
         sequence: residue tokens in the order of `RESIDUES`, (L,), int64.
-        chain_id: one chain for all rows, or a sequence of L. PDB takes one character each.
+        chain_id: one chain for all rows, or a sequence of L; empty for a chain without a name.
+            PDB takes one character each.
         res_id: L residue numbers; where None, every chain counts from 1.
-        ins_code: L insertion codes, empty or one character; empty where None.
+        ins_code: L insertion codes, mostly empty; all empty where None. PDB takes one character.
         b_factor: L numbers to store as B-factors, such as a confidence; 0 where None.
 
     Raises:
@@ -215,15 +224,17 @@ def write_backbone(
         OSError: if the file cannot be written.
         TypeError: if `sequence` or `res_id` are not integers.
         ValueError: for another suffix, shapes that do not go together, tokens out of range,
-            values that are not finite, two residues with one number, or what the columns of a
-            PDB file cannot hold (coordinates outside [-999.999, 9999.999] Å, for one).
+            values that are not finite, two residues with one number, names with spaces around
+            or line breaks, or what a PDB or BinaryCIF file cannot hold (coordinates outside
+            [-999.999, 9999.999] Å, for one).
 
     Examples:
         >>> import tempfile
         >>> path = tempfile.mkdtemp() + "/two.cif"
-        >>> write_backbone(path, torch.zeros(7, 2, 4, 3), torch.tensor([0, 5]))
-        >>> read_backbone(path, model=7).coords.shape
-        torch.Size([2, 4, 3])
+        >>> write_backbone(path, torch.zeros(7, 2, 4, 3), torch.tensor([0, 5]), chain_id="")
+        >>> b = read_backbone(path, model=7)
+        >>> labels = {"chain_id": b.chain_id, "res_id": b.res_id, "ins_code": b.ins_code}
+        >>> write_backbone(path, b.coords, b.sequence, **labels)
     """
     xyz = coords.detach().to("cpu", torch.float64)
     if xyz.ndim not in {3, 4} or xyz.shape[-2:] != (4, 3) or not xyz.numel():
@@ -235,15 +246,13 @@ def write_backbone(
     if bad := [token for token in tokens if token not in range(len(RESIDUES))]:
         raise ValueError(f"Expected sequence to hold integers from 0 to 19; got {bad[0]}.")
     b = _column("b_factor", [0.0] * length if b_factor is None else b_factor, length).double()
-    for name, values in (("coords", xyz), ("b_factor", b)):
-        if not values.isfinite().all():
-            raise ValueError(f"Expected {name} to be finite; got NaN or infinity.")
+    if not b.isfinite().all():
+        raise ValueError("Expected b_factor to be finite; got NaN or infinity.")
+    models = xyz.reshape(-1, length, 4, 3).numpy()
     chains = [chain_id] * length if isinstance(chain_id, str) else list(chain_id)
     codes = [""] * length if ins_code is None else list(ins_code)
     numbers = _count(chains) if res_id is None else _integers("res_id", res_id, length)
-    _check_names(chains, codes, length)
-    _check_distinct(list(zip(chains, numbers, codes, strict=True)))
-    models = xyz.reshape(-1, length, 4, 3).numpy()
+    check_residues(models, chains, numbers, codes)
     write_residues(path, models, tokens, chains, numbers, codes, b.numpy())
 
 
@@ -265,22 +274,3 @@ def _count(chains: Sequence[str]) -> list[int]:
     """Numbers the rows of every chain from 1."""
     counters: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(1))
     return [next(counters[chain]) for chain in chains]
-
-
-def _check_names(chains: Sequence[str], codes: Sequence[str], length: int) -> None:
-    for name, column in (("chain_id", chains), ("ins_code", codes)):
-        if len(column) != length:
-            raise ValueError(f"Expected {name} to have {length} entries; got {len(column)}.")
-    if bad := [chain for chain in chains if len(chain.split()) != 1 or chain != chain.strip()]:
-        raise ValueError(f"Expected chain_id to be a name without spaces; got {bad[0]!r}.")
-    if bad := [code for code in codes if len(code) > 1 or code.isspace()]:
-        raise ValueError(f"Expected ins_code to be empty or one character; got {bad[0]!r}.")
-
-
-def _check_distinct(places: Sequence[tuple[str, int, str]]) -> None:
-    (place, times), *_ = Counter(places).most_common(1)
-    if times > 1:
-        raise ValueError(
-            "Expected residues to differ in chain_id, res_id or ins_code; "
-            f"got {place[0]} {place[1]}{place[2]} {times} times."
-        )

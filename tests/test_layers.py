@@ -92,9 +92,11 @@ LAYERS = {
     "convert": "_shapes",
     "nn": "_shapes _draw",
     # structure files
-    "_structure_io": "",
-    "_backbone": "_structure_io",
-    "protein": "_structure_io _backbone",
+    "_residues": "",
+    "_structure_file": "_residues",
+    "_structure_io": "_residues _structure_file",
+    "_backbone": "_residues",
+    "protein": "_residues _structure_io _backbone",
     # the laws, for the processes of users too
     "_two_sample": "_shapes",
     "_trial": "_shapes partial process _two_sample",

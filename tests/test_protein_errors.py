@@ -53,11 +53,6 @@ UNREADABLE = [
     ("a.bcif", PDB, "BinaryCIF; got "),
     ("a.pdb.gz", PDB, "PDB; got BadGzipFile: "),
     ("a.pdb", ATOM[:40] + b"what" + ATOM[44:], "PDB; got ValueError: "),
-    (
-        "a.pdb",
-        MODELS.replace(ATOM, b"", 1),
-        "PDB with equal atoms in every model, or model to name one; got ",
-    ),
 ]
 
 
@@ -76,6 +71,12 @@ def test_models_that_differ_can_be_read_one_by_one(tmp_path):
     path = tmp_path / "a.pdb"
     path.write_bytes(MODELS.replace(ATOM, b"", 1))
     assert read_backbone(path, model=2).coords.shape == (20, 4, 3)
+    with pytest.raises(ValueError, match="Expected") as error:
+        read_backbone_masked(path)
+    assert str(error.value) == (
+        f"Expected {path} to hold the same residues and backbone atoms in every model, or model "
+        "to name one; got another residue A 1 (ASN) in model 2."
+    )
     with pytest.raises(ValueError, match="got no N in residue A 1 .ASN."):
         read_backbone(path, model=1)
 
@@ -98,9 +99,12 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path):
 COORDS, SEQUENCE = torch.zeros(2, 4, 3), torch.tensor([0, 5])
 
 
-def filled(value):
+NO_O = COORDS.index_put((torch.tensor(1), torch.tensor(3)), torch.tensor(torch.nan))
+
+
+def filled(value, atom=2):
     return COORDS.index_put(
-        (torch.tensor(1), torch.tensor(2), torch.tensor(0)), torch.tensor(value)
+        (torch.tensor(1), torch.tensor(atom), torch.tensor(0)), torch.tensor(value)
     )
 
 
@@ -117,6 +121,15 @@ WRITES = [
     ),
     ({"coords": filled(torch.nan)}, "Expected coords to be finite; got NaN or infinity."),
     ({"coords": filled(-torch.inf)}, "Expected coords to be finite; got NaN or infinity."),
+    ({"coords": filled(torch.nan, atom=3)}, "Expected coords to be finite; got NaN or infinity."),
+    (
+        {"coords": COORDS.double() + 1e39, "path": "a.cif"},
+        "Expected coords to be finite; got NaN or infinity.",
+    ),
+    (
+        {"coords": torch.stack([COORDS, NO_O])},
+        "Expected O to be missing from all models or none; got some in row 1.",
+    ),
     ({"b_factor": [0.0, torch.nan]}, "Expected b_factor to be finite; got NaN or infinity."),
     ({"b_factor": [0.0]}, "Expected b_factor to have shape (2,); got (1,)."),
     ({"sequence": SEQUENCE[:1]}, "Expected sequence to have shape (2,); got (1,)."),
@@ -126,9 +139,20 @@ WRITES = [
     ({"res_id": [1.0, 2.0]}, "Expected res_id to hold integers; got torch.float32."),
     ({"res_id": [1, 2, 3]}, "Expected res_id to have shape (2,); got (3,)."),
     ({"chain_id": ["A"]}, "Expected chain_id to have 2 entries; got 1."),
-    ({"chain_id": ""}, "Expected chain_id to be a name without spaces; got ''."),
-    ({"chain_id": ["A", "A B"]}, "Expected chain_id to be a name without spaces; got 'A B'."),
-    ({"ins_code": ["", "AB"]}, "Expected ins_code to be empty or one character; got 'AB'."),
+    (
+        {"chain_id": ["A", "B "]},
+        "Expected chain_id to be on one line without spaces around; got 'B '.",
+    ),
+    (
+        {"path": "a.cif", "chain_id": "A\nB"},
+        "Expected chain_id to be on one line without spaces around; got 'A\\nB'.",
+    ),
+    (
+        {"ins_code": ["", " "]},
+        "Expected ins_code to be on one line without spaces around; got ' '.",
+    ),
+    ({"ins_code": ["", "?"]}, "Expected ins_code to be '' where there is none; got '?'."),
+    ({"ins_code": ["", "AB"]}, "Expected ins_code to be one character for a PDB file; got AB."),
     ({"ins_code": ["A"]}, "Expected ins_code to have 2 entries; got 1."),
     (
         {"res_id": [7, 7]},
@@ -141,6 +165,11 @@ WRITES = [
     (
         {"coords": filled(1e4)},
         "Expected coords in Å to lie in [-999.999, 9999.999] for a PDB file; got 10000.0.",
+    ),
+    (
+        {"path": "a.bcif", "res_id": [1, 2**31]},
+        "Expected res_id to lie in [-2147483648, 2147483647] for a BinaryCIF file; "
+        "got 2147483648.",
     ),
     ({"res_id": [1, 10000]}, "Expected res_id to lie in [-999, 9999] for a PDB file; got 10000."),
     (

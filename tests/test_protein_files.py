@@ -1,7 +1,6 @@
 import gzip
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,15 +14,11 @@ from bridges.protein import (
     read_backbone_masked,
     write_backbone,
 )
+from structure_files import DATA, pdb_text, residue, same
 
 structure = pytest.importorskip("biotite.structure")
 from biotite.sequence import ProteinSequence  # noqa: E402
 from biotite.structure.io import pdb, pdbx  # noqa: E402
-
-DATA = Path(__file__).parent / "data"
-PDB_LINE = (
-    "{:6}{:5} {:^4}{:1}{:>3} {:1}{:4}{:1}   {:8.3f}{:8.3f}{:8.3f}{:6.2f}  0.00          {:>2}\n"
-)
 
 
 def letters(backbone):
@@ -35,43 +30,13 @@ def lines_of(name):
         return stream.readlines()
 
 
-def residue_lines(
-    number, name, *, x=0.0, label="", share=1.0, record="ATOM", code="", atoms="N CA C O"
-):
-    """A residue of a straight chain: the next one, 3.5 further on, starts 1.4 behind its C."""
-    place = {"N": 0.0, "CA": 1.0, "C": 2.1, "O": 2.2}
-    return "".join(
-        PDB_LINE.format(
-            record,
-            1,
-            atom,
-            label,
-            name,
-            "A",
-            number,
-            code,
-            x + place[atom],
-            0.0,
-            0.0,
-            share,
-            atom[0],
-        )
-        for atom in atoms.split()
-    )
+def residue_lines(number, name, **labels):
+    return pdb_text(residue(number, name, **labels))
 
 
 def write_text(path, *parts):
     path.write_text("".join(parts))
     return path
-
-
-def same(a, b):
-    return (
-        torch.equal(a.coords.nan_to_num(-1.0), b.coords.nan_to_num(-1.0))
-        and torch.equal(a.sequence, b.sequence)
-        and torch.equal(a.res_id, b.res_id)
-        and (a.chain_id, a.ins_code) == (b.chain_id, b.ins_code)
-    )
 
 
 def biotite_read(path):

@@ -160,8 +160,34 @@ def test_a_deterministic_solver_draws_nothing(solver):
     x = torch.randn(4, 3, generator=rng(4))
     grids = [0.0, 0.3, 1.0], torch.tensor([[0.0] * 4, [0.3] * 4, [1.0] * 4])
     for grid in grids:
-        for process in (RECTIFIED, OU, OU.tempered(0.5)):
+        for process in (RECTIFIED, OU):
             sample_backward(bend, process, grid, x, solver=solver, generator=NoDraws())
+
+
+@deterministic
+def test_a_temperature_is_refused_where_nothing_is_drawn(solver):
+    """It would do nothing; so would it at η = 0."""
+    x, grid = torch.zeros(4, 3), [0.0, 0.3, 1.0]
+    cold = OU.tempered(0.5)
+    sentence = "Expected a tempered process to draw noise, which it scales; got "
+    for process in (cold, cold.on(PowerClock(2.0)), cold.where(torch.ones(4, 3).bool())):
+        with pytest.raises(ValueError, match=sentence):
+            sample_backward(bend, process, grid, x, solver=solver)
+        with pytest.raises(ValueError, match=sentence + "eta = 0"):
+            sample_backward(bend, process, grid, x, eta=0.0)
+        with pytest.raises(ValueError, match=sentence + "eta = 0"):
+            process.sample_bridge(x, x, 0.2, 0.5, eta=0)
+    joint = Joint(a=cold, b=OU)
+    both = lambda x_t, t: {k: 0 * v for k, v in x_t.items()}  # noqa: E731
+    state = {"a": x, "b": x}
+    with pytest.raises(ValueError, match=sentence):
+        sample_backward(both, joint, grid, state, solver=solver)
+    solvers = {"a": DDIMSolver(1.0), "b": solver}
+    sample_backward(both, joint, grid, state, solver=solvers)
+    sample_backward(both, joint, grid, state, eta={"a": 0.3, "b": 0.0})
+    for other in (DDIMSolver(0.0), PredictorCorrectorSolver(0), PredictorCorrectorSolver(2, 0.0)):
+        with pytest.raises(ValueError, match=sentence):
+            sample_backward(bend, cold, grid, x, solver=other)
 
 
 @pytest.mark.parametrize("steps", [4, 20])
