@@ -6,6 +6,7 @@
 import math
 from typing import Any, Final
 
+from bridges._precision import exact
 from bridges._shapes import State
 from bridges._trial import TIMES, Times, generator_for, has_time, require, same
 from bridges._two_sample import View, compare
@@ -15,6 +16,7 @@ SMALL: Final = 0.02
 """The variance, against data of size 1, below which every space counts as flat."""
 
 
+@exact
 def check_eta(
     process: Process,
     point: State,

@@ -5,6 +5,7 @@
 
 import torch
 
+from bridges._precision import exact
 from bridges._shapes import State, leaves, map_structure
 from bridges._trial import (
     TIMES,
@@ -22,6 +23,7 @@ from bridges._two_sample import View, at
 from bridges.process import Process
 
 
+@exact
 def check_space(
     process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
 ) -> None:
@@ -39,6 +41,7 @@ def check_space(
         require(miss <= 1e-5, law, times, f"the {name} is off by {miss:.2g}")
 
 
+@exact
 def check_shapes(
     process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
 ) -> None:
@@ -55,6 +58,7 @@ def check_shapes(
                 require(form(got) == form(x), law, times, miss)
 
 
+@exact
 def check_randomness(
     process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
 ) -> None:

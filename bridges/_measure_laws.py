@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bridges._precision import exact
 from bridges._shapes import State, map_structure
 from bridges._trial import TIMES, Times, generator_for, ladder, require, tokens_of
 from bridges._two_sample import View
@@ -32,6 +33,7 @@ MOVED: Final = 1e-3
 # ---------------------------------------------------------------- scores
 
 
+@exact
 def check_score(
     process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
 ) -> None:
@@ -94,6 +96,7 @@ def _vector_between(part: Process, x: Tensor, y: Tensor, t: float) -> Tensor:
 # ---------------------------------------------------------------- errors
 
 
+@exact
 def check_error(
     process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
 ) -> None:
@@ -134,6 +137,7 @@ def _sure(x_0: Tensor, k: int) -> Tensor:
 # ---------------------------------------------------------------- what depends on the time alone
 
 
+@exact
 def check_loss_scale(
     process: Process,
     point: State,
@@ -159,6 +163,7 @@ def _require_loss_scale(part: Process, times: Times, far: float | None) -> None:
     require(fall[i].item() <= 1e-9 * high, "loss scale", times, miss)
 
 
+@exact
 def check_log_snr(
     process: Process,
     point: State,

@@ -5,7 +5,6 @@ rounded once. A guess, which is the caller's, runs in the caller's mode.
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -37,13 +36,11 @@ def exact(f: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(f)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        on = [device for device in AUTOCAST if torch.is_autocast_enabled(device)]
-        if not on:
-            return f(*args, **kwargs)
-        with ExitStack() as stack:
-            for device in on:
-                stack.enter_context(torch.autocast(device, enabled=False))
-            return f(*args, **kwargs)
+        for device in AUTOCAST:
+            if torch.is_autocast_enabled(device):
+                with torch.autocast(device, enabled=False):
+                    return run(*args, **kwargs)
+        return f(*args, **kwargs)
 
     return run
 

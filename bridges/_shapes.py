@@ -55,17 +55,34 @@ def positive(value: object, name: str) -> float:
     return number
 
 
-def as_integer(value: object, name: str, least: int) -> int:
+def as_integer(
+    value: object, name: str, least: int, most: int | None = None, what: str = ""
+) -> int:
     """Return an integer, of Python or NumPy, as an int, or raise.
+
+    Args:
+        value: the argument.
+        name: what it is called.
+        least: the least that it may be.
+        most: the most that it may be; None for any number.
+        what: what it must be, in other words than the bounds.
 
     >>> as_integer(3, "n", 1)
     3
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ValueError(
-            f"Expected {name} to be an integer of at least {least}; got {describe(value)}."
-        )
-    return int(value)
+    if not isinstance(value, bool) and isinstance(value, Integral):
+        number = int(value)
+        if least <= number and (most is None or number <= most):
+            return number
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise ValueError(
+        f"Expected {name} to be {what or f'an integer {bounds}'}; got {describe(value)}."
+    )
+
+
+def as_count(value: object, name: str) -> int:
+    """Return a positive integer as an int, or raise."""
+    return as_integer(value, name, 1, what="a positive integer")
 
 
 def like(value: object, x: Tensor, name: str) -> Tensor:

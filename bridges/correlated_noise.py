@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bridges._device import host
 from bridges._precision import exact
-from bridges._shapes import Constant, as_integer, as_number, describe
+from bridges._shapes import Constant, as_count, as_number, describe
 from bridges.linear_noise import LinearNoise
 
 
@@ -45,7 +45,7 @@ class SymmetricNoise(LinearNoise):
     diagonal: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n", as_integer(self.n, "n", 1))
+        object.__setattr__(self, "n", as_count(self.n, "n"))
         if as_number(self.diagonal, "diagonal") < 0:
             raise ValueError(f"Expected diagonal to be at least 0; got {self.diagonal!r}.")
 
@@ -113,7 +113,7 @@ class CovarianceFactor(LinearNoise):
     _factors: Constant = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "d", as_integer(self.d, "d", 1))
+        object.__setattr__(self, "d", as_count(self.d, "d"))
         if not isinstance(self.factor, Tensor) or not self.factor.is_floating_point():
             raise TypeError(f"Expected factor to be floating; got {describe(self.factor)}.")
         n = len(self.factor) if self.factor.ndim else 0
@@ -148,7 +148,7 @@ class CovarianceFactor(LinearNoise):
         >>> CovarianceFactor.chain(3, 0.5).covariance(torch.eye(3))[0]
         tensor([1.0000, 0.5000, 0.2500])
         """
-        n = as_integer(n, "n", 1)
+        n = as_count(n, "n")
         if not -1 < as_number(correlation, "correlation") < 1:
             raise ValueError(f"Expected correlation to lie in (−1, 1); got {correlation!r}.")
         i = torch.arange(n, dtype=torch.float64, device="cpu")

@@ -253,4 +253,5 @@ def _whole(x: Tensor, *times: Tensor) -> tuple[Tensor, ...]:
 
 def _picked(table: Tensor, index: Tensor) -> Tensor:
     """Index a table, also with no dimension, without reading the index from its device."""
-    return table.index_select(0, index.reshape(-1)).reshape(*index.shape, *table.shape[1:])
+    picked = table.index_select(0, index.reshape(-1))
+    return picked.reshape((*index.shape, *table.shape[1:]))

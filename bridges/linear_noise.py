@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bridges._device import widest
-from bridges._shapes import Constant, as_integer, describe
+from bridges._shapes import Constant, as_count, describe
 
 
 class LinearNoise(ABC):
@@ -112,7 +112,7 @@ class ZeroCentreOfMass(LinearNoise):
 
     def __post_init__(self) -> None:
         for name in ("n", "d"):
-            object.__setattr__(self, name, as_integer(getattr(self, name), name, 1))
+            object.__setattr__(self, name, as_count(getattr(self, name), name))
         mask = torch.ones(self.n, dtype=torch.bool) if self.mask is None else self.mask
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             raise TypeError(f"Expected mask to be bool; got {describe(mask)}.")

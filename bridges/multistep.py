@@ -52,9 +52,7 @@ class MultistepSolver(GaussianSolver):
         """The variables S, θ and g."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "order", as_integer(self.order, "order", 1))
-        if self.order > MAX_ORDER:
-            raise ValueError(f"Expected order to be at most {MAX_ORDER}; got {self.order}.")
+        object.__setattr__(self, "order", as_integer(self.order, "order", 1, MAX_ORDER))
         check_curve(self.curve)
 
     def _variable(self, at: Scales) -> Tensor:

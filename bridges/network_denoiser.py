@@ -27,7 +27,7 @@ from torch import Tensor
 from bridges._device import widest
 from bridges._draw import as_draws
 from bridges._precision import widened
-from bridges._shapes import Time, as_integer, describe, expand_time
+from bridges._shapes import Time, as_count, describe, expand_time
 from bridges.denoiser import GaussianDenoiser, answer, checked_backbone, checked_var
 from bridges.gaussian import GaussianDiffusion
 from bridges.preconditioning import LOUDEST, NumberPreconditioning
@@ -53,7 +53,7 @@ class StepIndex:
     n_steps: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n_steps", as_integer(self.n_steps, "n_steps", 1))
+        object.__setattr__(self, "n_steps", as_count(self.n_steps, "n_steps"))
 
     def __call__(self, t: Tensor) -> Tensor:
         """Return int64 indices, in the shape of t."""

@@ -108,4 +108,4 @@ class RandomFourierFeatures(nn.Module):
 def _size(value: object, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"Expected {name} to be an integer; got {describe(value)}.")
-    return as_integer(value, name, 1)
+    return as_integer(value, name, 1, what="at least 1")

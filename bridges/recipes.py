@@ -64,7 +64,7 @@ def rfdiffusion(steps: int = 50) -> Joint:
     >>> rfdiffusion().parts["pos"].score(x, x, 0.02).abs() < 1
     tensor([True, True, True])
     """
-    steps = as_integer(steps, "steps", 15)
+    steps = as_integer(steps, "steps", 15, what="an integer above 14")
     beta = torch.linspace(0.01, 0.07, steps, dtype=torch.float64) * (200 / steps)
     t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     forgotten = torch.cat((t[:1], -torch.log1p(-beta).cumsum(0)))

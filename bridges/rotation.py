@@ -18,7 +18,7 @@ from bridges import _so3
 from bridges._draw import Draws
 from bridges._nearest import nearest
 from bridges._precision import widened
-from bridges._shapes import describe
+from bridges._shapes import describe, expand_leading
 from bridges._so3_draw import sample_between, sample_kernel, sample_uniform
 from bridges._so3_kernel import log_heat_kernel
 from bridges.manifold import BrownianMotion
@@ -78,7 +78,8 @@ class RotationDiffusion(BrownianMotion):
         return nearest(point)
 
     def _diffuse(self, x: Tensor, v: Tensor, draws: Draws) -> Tensor:
-        return _turned(x, sample_kernel(v, x.shape[:-2], draws, x.dtype, x.device))
+        x_t = _turned(x, sample_kernel(v, x.shape[:-2], draws, x.dtype, x.device))
+        return torch.where(expand_leading(v > 0, x.ndim), x_t, x)
 
     def _bridge_along(self, x_0: Tensor, w: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor:
         return _turned(x_0, sample_between(w, a, b, draws))

@@ -16,6 +16,7 @@ import torch
 from bridges._eta_law import check_eta
 from bridges._form_laws import check_randomness, check_shapes, check_space
 from bridges._measure_laws import check_error, check_log_snr, check_loss_scale, check_score
+from bridges._precision import exact
 from bridges._shapes import State, map_structure
 from bridges._trial import (
     TIMES,
@@ -61,6 +62,7 @@ __all__ = [
 CLOCK: Final = PowerClock(2.3, 0.7)
 
 
+@exact
 def check_process(
     process: Process,
     *,
@@ -125,6 +127,7 @@ def check_process(
         check_general(process, point, view, times, general=general, seed=seed)
 
 
+@exact
 def check_pinned_ends(
     process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
 ) -> None:
@@ -149,6 +152,7 @@ def check_pinned_ends(
     require(same(x_s, ends), law, times, "with a time per row, an end is another state")
 
 
+@exact
 def check_near_limit(
     process: Process,
     point: State,
@@ -169,6 +173,7 @@ def check_near_limit(
     require_near("pinned ends", (near, t), gap(view, x_s, point), far)
 
 
+@exact
 def check_semigroup(
     process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
 ) -> None:
@@ -182,6 +187,7 @@ def check_semigroup(
     compare("semigroup of bridges", times, view, (x_s, x_t), back(process, point, s, t, draws))
 
 
+@exact
 def check_two_times(
     process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
 ) -> None:
@@ -191,6 +197,7 @@ def check_two_times(
     compare("joint law of two times", times, view, walked, bridged)
 
 
+@exact
 def check_density(
     process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
 ) -> None:
@@ -209,6 +216,7 @@ def check_density(
     compare("density of the bridge", times, view, (x_s,), (bridged,), ("x_s",))
 
 
+@exact
 def check_times(
     process: Process, point: State, view: View, times: Times = TIMES, *, seed: int = 0
 ) -> None:
@@ -223,6 +231,7 @@ def check_times(
         compare("time of every row", times, view, own, one)
 
 
+@exact
 def check_clock(
     process: Process,
     point: State,
@@ -251,6 +260,7 @@ def check_clock(
     compare(law, (s, t), view, bridged, back(process, point, *times, draws))
 
 
+@exact
 def check_prior(
     process: Process, point: State, view: View, far: float = 1e3, *, seed: int = 0
 ) -> None:
@@ -262,6 +272,7 @@ def check_prior(
     compare(law, (0.0, far), view, (point, x_t), (point, x), ("x_0", "x_t"))
 
 
+@exact
 def check_general(
     process: Process,
     point: State,

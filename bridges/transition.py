@@ -143,7 +143,4 @@ def clean_states(real: int | None, states: int) -> int:
     """Return K, how many of the states x_0 may take, or raise."""
     if real is None:
         return states
-    real = as_integer(real, "real", 1)
-    if real > states:
-        raise ValueError(f"Expected real to be at most {states}; got {real}.")
-    return real
+    return as_integer(real, "real", 1, states)

@@ -213,9 +213,7 @@ class TableSchedule(VariancePreservingSchedule):
         betas = tuple(as_number(beta, f"betas[{i}]") for i, beta in enumerate(values))
         wrong = [beta for beta in betas if not 0 < beta < 1]
         if wrong and not (len(wrong) == 1 and betas[-1] == 1):
-            raise ValueError(
-                f"Expected betas to lie between 0 and 1, or the last to be 1; got {wrong[0]!r}."
-            )
+            raise ValueError(f"Expected betas to lie between 0 and 1; got {wrong[0]!r}.")
         log_kept = torch.log1p(-host(betas)).cumsum(0)
         points = log_kept - torch.log(-torch.expm1(log_kept))
         object.__setattr__(self, "betas", betas)

@@ -53,7 +53,7 @@ LAYERS = {
     "jumps": "_draw preconditioning token_process",
     "transition": "_draw _inversion _shapes preconditioning token_process",
     # one space a file; none imports another
-    "gaussian": "_shapes _draw schedule gaussian_process",
+    "gaussian": "_shapes _draw prediction schedule gaussian_process",
     "categorical": "_shapes _draw _tables token_process jumps",
     "rate_matrix": "_shapes _draw _tables _rate_matrix transition",
     "discrete_time": "_shapes _draw _tables transition",

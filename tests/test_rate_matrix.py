@@ -210,7 +210,7 @@ BAD = [
     (ValueError, lambda: General(ARROWS, real=0), "real to be an integer from 1 to 5; got 0."),
     (ValueError, lambda: General.ordinal(1, 1.0), "k to be an integer of at least 2; got 1."),
     (ValueError, lambda: General.ordinal(4, 0.0), "rate to be positive; got 0.0."),
-    (ValueError, lambda: EXCHANGES(EXCHANGE, PI[:4], 1.0), "pi to sum to 1; got 0.95"),
+    (ValueError, lambda: EXCHANGES(EXCHANGE, PI[:4], 1.0), "pi to have 5 states; got 4"),
     (ValueError, lambda: EXCHANGES(EXCHANGE, [0.5, 0.5], 1.0), "pi to have 5 states; got 2."),
     (ValueError, lambda: EXCHANGES(ARROWS.clip(0), PI, 1.0), "s to be symmetric; got "),
     (ValueError, lambda: EXCHANGES(-EXCHANGE, PI, 1.0), "s to be at least 0; got -"),

@@ -281,7 +281,7 @@ def test_vp_is_the_ornstein_uhlenbeck_process_on_a_clock():
         (lambda: OffsetCosineSchedule(0.0), "Expected offset to be positive"),
         (lambda: DecaySchedule(1.0), "Expected gamma to be below 1"),
         (lambda: TableSchedule([0.1]), "Expected betas to hold at least 2 numbers"),
-        (lambda: TableSchedule([0.1, 1.0]), "Expected betas to lie between 0 and 1; got 1.0"),
+        (lambda: TableSchedule([1.0, 0.1]), "Expected betas to lie between 0 and 1; got 1.0"),
         (lambda: RectifiedSchedule().shifted(0.0), "Expected factor to be positive"),
     ],
 )

@@ -78,7 +78,8 @@ def test_a_distribution_is_left_as_it_was():
     (ValueError, lambda: LogLinearClock(1.0), "Expected epsilon to lie in [0, 1); got 1.0."),
     (ValueError, lambda: LogLinearClock(-0.1), "Expected epsilon to lie in [0, 1); got -0.1."),
     (TypeError, lambda: CDFClock(0.5),
-     "Expected distribution to be a torch.distributions.Distribution; got 0.5."),
+     "Expected distribution to be a torch.distributions.Distribution or a frozen one of "
+     "scipy.stats; got 0.5."),
     (ValueError, lambda: CDFClock(Normal(0.0, 1.0)),
      "Expected distribution to have F(0) = 0; got 0.5."),
     (ValueError, lambda: CDFClock(Uniform(torch.zeros(2), torch.ones(2))),

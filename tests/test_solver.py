@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from bridges import sample_backward, trajectory
+from bridges import Joint, PowerClock, sample_backward, trajectory
 from bridges._draw import as_draws
 from bridges.curve import LineCurve, NoiseCurve
 from bridges.gaussian import GaussianDiffusion

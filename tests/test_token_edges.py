@@ -226,7 +226,7 @@ BAD = [
     (ValueError, lambda: PIS(1.0, [1.0]), "pi to have at least 2 states; got 1."),
     (ValueError, lambda: PIS(1.0, [0.5, math.nan]), "pi to be finite; got nan."),
     (ValueError, lambda: PIS(1.0, [1.5, -0.5]), "pi to be at least 0; got -0.5."),
-    (ValueError, lambda: PIS(1.0, [0.5, 0.499]), "pi to sum to 1; got 0.999"),
+    (ValueError, lambda: PIS(1.0, [0.0, 0.0]), "pi to have a positive sum; got 2 zeros"),
     (
         ValueError,
         lambda: PIS.from_substitution_rate(1.0, [0.0, 1.0]),
