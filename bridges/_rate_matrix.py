@@ -111,6 +111,7 @@ class Spectral(Exponential):
 
     def __call__(self, tau: Tensor, device: torch.device) -> Tensor:
         values, vectors = self._values.on(device), self._vectors.on(device)
+        tau = tau.to(values)
         tau = (tau.unsqueeze(-1) if tau.ndim else tau).clamp(max=1e30)
         decay = torch.expm1(values * tau)
         moved = (vectors * decay.unsqueeze(-2)) @ vectors.mT
@@ -145,13 +146,13 @@ class Uniformised(Exponential):
         jump = self._jump.on(device)
         mean = (self._fastest * tau).clamp(max=2.0**SQUARINGS)
         halvings = torch.log2(mean.clamp(min=1.0)).ceil()
-        share = (mean / torch.exp2(halvings))[..., None, None].to(device)
+        share = (mean / torch.exp2(halvings)).to(jump)[..., None, None]
         one = torch.eye(len(jump), dtype=jump.dtype, device=device)
         power = one.expand(*tau.shape, *one.shape)
         for n in range(TERMS, 0, -1):
             power = one + (share / n) * (jump @ power)
         power = power / power.sum(-1, keepdim=True)
-        left = halvings[..., None, None].to(device)
+        left = halvings.to(jump)[..., None, None]
         for i in range(self._squarings(halvings)):
             squared = power @ power
             power = torch.where(left > i, squared / squared.sum(-1, keepdim=True), power)

@@ -120,7 +120,7 @@ class WrappedMotion(BrownianMotion):
     def _waves(self, turn: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         m = torch.arange(1, WAVES + 1, device=turn.device, dtype=widest(turn.device))
         wave = 2 * math.pi / self.period * m
-        decay = cast(2 * torch.exp(-0.5 * v.to(turn.device).unsqueeze(-1) * wave**2), turn)
+        decay = cast(2 * torch.exp(-0.5 * v.to(wave).unsqueeze(-1) * wave**2), turn)
         phase = turn.unsqueeze(-1) * wave.to(turn.dtype)
         density = 1 + (decay * phase.cos()).sum(-1)
         slope = -(decay * wave.to(turn.dtype) * phase.sin()).sum(-1)

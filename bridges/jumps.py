@@ -65,12 +65,15 @@ class IndependentJumps(TokenProcess):
         Where x_0 ≠ x_t: to draw afresh, to take x_t and to keep x_0. Where x_0 = x_t: to draw
         afresh. Where x_0 ≠ x_t has probability 0, x_t is taken.
         """
-        jumped_s, jumped, jumped_t = self._jumped(s), self._jumped(t - s), self._jumped(t)
+        jumped_s, jumped, jumped_t = (self._jumped(u).to(pi.dtype) for u in (s, t - s, t))
+        stayed_s, stayed, stayed_t = (
+            torch.exp(-self.rate * u).to(pi.dtype) for u in (s, t - s, t)
+        )
         possible = (pi > 0) & (jumped_t > 0)
         share, both = possible / above_0(jumped_t), jumped_s * jumped
-        take = torch.where(possible, jumped_s * torch.exp(-self.rate * (t - s)) * share, 1.0)
-        keep = torch.exp(-self.rate * s) * jumped * share
-        evidence = torch.exp(-self.rate * t) + jumped_t * pi
+        take = torch.where(possible, jumped_s * stayed * share, 1.0)
+        keep = stayed_s * jumped * share
+        evidence = stayed_t + jumped_t * pi
         return both * share, take, keep, both * pi / above_0(evidence)
 
     def _weights(self, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,15 +116,18 @@ class IndependentJumps(TokenProcess):
         return self._quantile(draws.uniform(shape, widest(device), device))
 
     def _log_prob(self, x_t: Tensor, x_0: Tensor, s: Tensor, t: Tensor) -> Tensor:
-        stayed = torch.where(x_t == x_0, torch.exp(-self.rate * (t - s)), 0.0)
-        jumped = self._jumped(t - s) * self._pi(x_t)
+        pi = self._pi(x_t)
+        stayed = torch.exp(-self.rate * (t - s)).to(pi.dtype)
+        stayed = torch.where(x_t == x_0, stayed, 0.0)
+        jumped = self._jumped(t - s).to(pi.dtype) * pi
         return torch.log(stayed + jumped).to(torch.get_default_dtype())
 
     # ---------------------------------------------------------------- predictions
 
     def _weighed(self, logits: Tensor, x_t: Tensor, t: Tensor, sign: int) -> Tensor:
-        drawn = above_0(self._jumped(t) * self._pi(x_t))
-        odds = torch.log1p(torch.exp(-self.rate * t) / drawn)
+        pi = self._pi(x_t)
+        drawn = above_0(self._jumped(t).to(pi.dtype) * pi)
+        odds = torch.log1p(torch.exp(-self.rate * t).to(pi.dtype) / drawn)
         clean = torch.where(x_t < self.k, sign * odds, 0.0).to(logits.dtype)
         at_y = x_t.clamp(max=self.k - 1).unsqueeze(-1)
         return logits.scatter_add(-1, at_y, clean.unsqueeze(-1))

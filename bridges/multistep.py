@@ -225,7 +225,7 @@ def lagrange_integrals(
     nodes = _nodes(here, there, order)
     start, step = nodes[0].place, torch.where(nodes[0].live, there - here, 0.0)
     integrals = [torch.zeros_like(step) for _ in nodes[1:]]
-    rule = gauss_legendre().to(here.device).reshape(2, -1, *[1] * here.ndim)
+    rule = gauss_legendre().to(here).reshape(2, -1, *[1] * here.ndim)
     at_once = max(1, MEMORY // max(1, step.numel()))
     for i in range(0, rule.shape[1], at_once):
         share, weight = rule[:, i : i + at_once]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from bridges._device import host
+from bridges._device import host, widest
 from bridges._draw import Draws, Generator, as_draws
 from bridges._precision import exact, widened
 from bridges._shapes import State, describe, leaves
@@ -199,7 +199,10 @@ def _grid(timesteps: Any) -> list[Any]:
         return _together(list(timesteps))
     if timesteps is None or isinstance(timesteps, str):
         raise TypeError(f"Expected timesteps to be numbers; got {describe(timesteps)}.")
-    grid = torch.as_tensor(timesteps, dtype=torch.float64)
+    if isinstance(timesteps, Tensor):
+        grid = timesteps.to(widest(timesteps.device))
+    else:
+        grid = torch.as_tensor(timesteps, dtype=torch.float64, device="cpu")
     if grid.ndim == 0 or len(grid) < 2:
         raise ValueError(
             f"Expected timesteps to hold at least 2 times; got {describe(timesteps)}."

@@ -214,11 +214,10 @@ class Remasking(Wrapper):
 
     def _remasked(self, x_0: Tensor, x_t: Tensor, s: Any, t: Any, draws: Draws) -> Tensor:
         def inside(s: Tensor, t: Tensor) -> Tensor:
-            hide, reveal = self._shares(s, t)
+            u = draws.uniform(x_t.shape, widest(x_t.device), x_t.device)
+            hide, reveal = (p.to(u.dtype) for p in self._shares(s, t))
             masked = x_t == self._masking().k
-            moves = draws.uniform(x_t.shape, widest(x_t.device), x_t.device) < torch.where(
-                masked, reveal, hide
-            )
+            moves = u < torch.where(masked, reveal, hide)
             return torch.where(moves, torch.where(masked, x_0, self._masking().k), x_t)
 
         x_s: Tensor = self._pinned(x_0, x_t, s, t, inside)
