@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bridges._device import may_look, widest
 from bridges._inversion import draw_from_logits
-from bridges._shapes import describe
+from bridges._shapes import describe, positive
 
 DIGITS: Final = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
 """Binary digits of a floating number; 53 for float64."""

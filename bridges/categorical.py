@@ -59,7 +59,8 @@ class UniformDiscreteDiffusion(IndependentJumps):
         >>> UniformDiscreteDiffusion.from_substitution_rate(0.75, 4)
         UniformDiscreteDiffusion(rate=1.0, k=4)
         """
-        return cls(positive(rate, "rate") * count(k) / (k - 1), count(k))
+        k = count(k)
+        return cls(positive(rate, "rate") * k / (k - 1), k)
 
     def _pi(self, token: Tensor) -> Tensor:
         return torch.full((), 1 / self.k, dtype=widest(token.device), device=token.device)

@@ -143,9 +143,7 @@ def test_a_run_makes_none(monkeypatch):
 
     for grid in ([0.0, 0.3, 0.9], torch.empty(3, B, device=META)):
         with NoFloat64("meta"):
-            steps = list(
-                _walk(guess, process, _grid(grid), x, {name: 1.0 for name in names}, Empty())
-            )
+            steps = list(_walk(guess, process, _grid(grid), x, eta, Empty()))
         assert len(steps) == 2
     assert all(t.dtype == torch.float32 for t in told)
 
