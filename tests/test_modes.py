@@ -87,17 +87,6 @@ def test_tables_and_integrals_kept_from_inference_mode():
     multistep.gauss_legendre.cache_clear()
 
 
-def test_a_denoiser_made_and_used_in_inference_mode():
-    with torch.inference_mode():
-        denoiser = br.NormalDenoiser(br.VPSchedule(), 0.3, 2.0)
-        denoiser(torch.ones(3), 0.5)
-    x = torch.ones(3, requires_grad=True)
-    with pytest.raises(RuntimeError, match="[Ii]nference"):
-        # What torch says of a module's buffers that were made so, as of any module's.
-        (denoiser(x, 0.5).mean.square() * denoiser.var).sum().backward()
-    br.NormalDenoiser(br.VPSchedule(), 0.3, 2.0)(x, 0.5).mean.sum().backward()
-
-
 # ------------------------------------------------------------------ closures called by hand
 
 
