@@ -4,6 +4,7 @@ A process noises points of a space and knows its bridge, the law of x_s given x_
 guesses x_0; sampling alternates the guess and a step of the bridge towards it.
 """
 
+from bridges._checks import unchecked
 from bridges._draw import Draws, GivenDraws, StreamDraws
 from bridges.analytic_denoiser import (
     CorrelatedNormalDenoiser,
@@ -223,5 +224,6 @@ __all__ = [
     "standardloss",
     "timeschedule",
     "trajectory",
+    "unchecked",
     "uniform_times",
 ]

@@ -32,6 +32,18 @@ def may_look(x: Tensor) -> bool:
     To read a value on another device is to wait for it; in compiled code and in the transforms of
     `torch.func` there is none to read.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    return x.device.type == "cpu" and not is_traced()
+
+
+def is_traced() -> bool:
+    """Whether code runs on tensors without values: compiled, or in a transform of `torch.func`."""
+    if torch.compiler.is_compiling():
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def in_transform(*tensors: Tensor) -> bool:
+    """Whether one of the tensors is another inside a transform of `torch.func`."""
+    if torch.compiler.is_compiling():
         return False
-    return torch._C._functorch.peek_interpreter_stack() is None
+    return any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))

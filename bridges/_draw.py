@@ -16,7 +16,7 @@ from typing import Final, TypeAlias, final
 import torch
 from torch import Tensor
 
-from bridges._device import may_look, widest
+from bridges._device import in_transform, may_look, widest
 from bridges._inversion import draw_from_logits
 from bridges._shapes import describe, positive
 
@@ -278,10 +278,10 @@ def first_accepted(
 ) -> Tensor:
     """Propose for every row until it accepts.
 
-    On the host the rows still waiting are proposed again, until none waits. On a device nobody may
-    look, so all rows are proposed `rounds` times and each keeps the first proposal that it
-    accepted; the caller chooses `rounds` so that the share still waiting is below 1e-9, and those
-    keep the last proposal.
+    On the host the rows still waiting are proposed again, until none waits. On a device, and in a
+    transform of `torch.func`, nobody may look, so all rows are proposed `rounds` times and each
+    keeps the first proposal that it accepted; the caller chooses `rounds` so that the share still
+    waiting is below 1e-9, and those keep the last proposal.
 
     Args:
         propose: `propose(draws, *rows)` returns proposals (N, …) and which are accepted (N,).
@@ -291,7 +291,7 @@ def first_accepted(
     """
     draws = draws.fork(len(rows[0]))
     value, done = propose(draws, *rows)
-    if value.device.type != "cpu":
+    if value.device.type != "cpu" or in_transform(value, done):
         for _ in range(rounds - 1):
             proposal, accepted = propose(draws, *rows)
             value = torch.where(done.reshape(-1, *[1] * (value.ndim - 1)), value, proposal)

@@ -73,6 +73,10 @@ class Hooks(Space, ABC):
         """Return α and σ of x_t given x_0, about the mean of the process."""
         raise self._not_gaussian()
 
+    def _transition(self, s: Any, t: Any) -> Any:
+        """Return the factor of the mean and the variance gained from time s to t."""
+        raise self._not_gaussian()
+
     def _combine(
         self, x_t: State, share: Any, terms: Iterable[tuple[Any, State]], sigma: Any, draws: Draws
     ) -> State:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from bridges._device import host, widest
+from bridges._device import host, in_transform, widest
 
 State: TypeAlias = Any
 """A tensor, or a tuple or dict of states."""
@@ -151,9 +151,25 @@ def expand_time(t: object, batch_shape: Sequence[int], device: torch.device, nam
     return expand_leading(t.to(device, widest(device)), len(batch_shape))
 
 
+class CoupledTimeError(ValueError):
+    """Times that differ inside one point, whose noise couples it."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], part: str = "the process") -> None:
+        self.name, self.shape = name, shape
+        super().__init__(
+            f"Expected the time {name} of {part} to be one for each example, since its noise "
+            f"couples a point; got shape {shape}: give {part} times over the batch alone, and "
+            "hold what is to stay by where(mask)."
+        )
+
+    def of(self, part: object) -> "CoupledTimeError":
+        """Return the same error, with the name of the part."""
+        return CoupledTimeError(self.name, self.shape, repr(part))
+
+
 def on_host(*times: Tensor) -> bool:
     """Whether every time is one number that can be read without waiting for a device."""
-    return all(t.ndim == 0 and t.device.type == "cpu" for t in times)
+    return all(t.ndim == 0 and t.device.type == "cpu" for t in times) and not in_transform(*times)
 
 
 def cast(coefficient: Tensor, x: Tensor, point_ndim: int = 0) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from bridges._checks import values_are_checked
 from bridges._device import host
 from bridges._shapes import (
     State,
@@ -53,11 +54,15 @@ class Space:
 
     def _check(self, x: State, name: str) -> None:
         self._check_shape(x, name)
-        self._on_values(x, None, lambda space, points: space._check_values(points, name))
+        if values_are_checked():
+            self._on_values(x, None, lambda space, points: space._check_values(points, name))
 
     def _check_clean(self, x_0: State, name: str) -> None:
         self._check(x_0, name)
-        self._on_values(x_0, None, lambda space, points: space._check_clean_values(points, name))
+        if values_are_checked():
+            self._on_values(
+                x_0, None, lambda space, points: space._check_clean_values(points, name)
+            )
 
     def _on_values(
         self, x: State, mask: Tensor | None, check: Callable[["Space", Tensor], None]
@@ -110,6 +115,11 @@ class Space:
     def _times(self, x: State, **times: Time) -> list[Any]:
         """Expand named times and check that they are not negative and do not decrease."""
         expanded = [self._expand(t, x, name) for name, t in times.items()]
+        if values_are_checked():
+            self._check_times(times, expanded)
+        return expanded
+
+    def _check_times(self, times: dict[str, Time], expanded: list[Tensor]) -> None:
         names = list(times)
         for name, time in zip(names, expanded, strict=True):
             if not bool(time.isfinite().all()):
@@ -124,7 +134,6 @@ class Space:
                 )
         for name, time in zip(names, expanded, strict=True):
             self._check_time(time, name)
-        return expanded
 
     def _expand(self, t: Time, x: State, name: str = "t") -> Any:
         return expand_time(t, self._batch_shape(x), x.device, name)
@@ -145,12 +154,24 @@ class Space:
             return t.to(x.device, dtype)
         return torch.full(self._batch_shape(x)[:1], float(t), dtype=dtype, device=x.device)
 
+    @property
+    def _element_ndim(self) -> int:
+        """How many dimensions of a point masks and errors reach into: 0, but where it is held."""
+        return 0
+
+    def _holding(self, mask: Tensor, batch_shape: tuple[int, ...]) -> Any:
+        """Return the process as it is where a mask leaves elements out.
+
+        It is this one, unless the mask reaches into points whose numbers know of one another.
+        """
+        return self
+
     def _counted(self, x: State, t: Any) -> Any:
         """Return which elements a loss counts, over the batch shape: those that were noised."""
         return (t > 0).to(x.device).expand(self._batch_shape(x))
 
 
-def expand_mask(mask: Tensor, x: Tensor, point_ndim: int) -> Tensor:
+def expand_mask(mask: Tensor, x: Tensor, point_ndim: int, name: str = "mask") -> Tensor:
     """Bring a mask over a leading part of the batch to the rank and device of a state.
 
     Raises:
@@ -159,7 +180,7 @@ def expand_mask(mask: Tensor, x: Tensor, point_ndim: int) -> Tensor:
     batch_shape = x.shape[: x.ndim - point_ndim]
     if not is_leading(mask.shape, batch_shape):
         raise ValueError(
-            f"Expected mask to have a leading part of the batch shape {tuple(batch_shape)}; "
+            f"Expected {name} to have a leading part of the batch shape {tuple(batch_shape)}; "
             f"got shape {tuple(mask.shape)}."
         )
     return expand_leading(mask.to(x.device), x.ndim)

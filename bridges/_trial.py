@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bridges._shapes import State, expand_leading, leaves, map_structure
 from bridges._two_sample import View, at
-from bridges.partial import Wrapper
 from bridges.process import Process
+from bridges.wrapper import Wrapper
 
 Times: TypeAlias = tuple[float, float]
 

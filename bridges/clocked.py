@@ -10,9 +10,9 @@ from torch import Tensor
 from bridges._draw import Draws
 from bridges._shapes import State, cast, describe, expand_leading, on_host
 from bridges.clock import Clock
-from bridges.partial import Wrapper
 from bridges.prediction import Velocity
 from bridges.process import Process
+from bridges.wrapper import Wrapper
 
 
 @final
@@ -90,6 +90,9 @@ class Clocked(Wrapper):
 
     def _scales(self, t: Any) -> Any:
         return self.process._scales(self.clock(t))
+
+    def _transition(self, s: Any, t: Any) -> Any:
+        return self.process._transition(self.clock(s), self.clock(t))
 
     def _log_prob(self, x_t: State, x_0: State, s: Any, t: Any) -> Any:
         return self.process._log_prob(x_t, x_0, self.clock(s), self.clock(t))

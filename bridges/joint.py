@@ -5,14 +5,16 @@ since a model that sees the whole state ties them together again as the steps sh
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from bridges._draw import Draws
-from bridges._shapes import State, Time, describe, leaves
+from bridges._shapes import CoupledTimeError, State, Time, describe, leaves
 from bridges.clock import Clock
+from bridges.partial import Partial
 from bridges.process import Process
 
 
@@ -90,7 +92,7 @@ class Joint(Process):
 
     def where(self, mask: Any) -> "Joint":
         mask = self._spread(mask, "mask")
-        return self._rebuilt(lambda k, p: p if mask[k] is None else p.where(mask[k]))
+        return self._rebuilt(lambda k, p: p if mask[k] is None else _masked(k, p, mask[k]))
 
     def on(self, clock: Clock) -> "Joint":
         return self._rebuilt(lambda k, p: p.on(clock))
@@ -156,6 +158,10 @@ class Joint(Process):
         x = self._split(x, name)
         self._build(lambda k, p: p._check(x[k], f"{name}[{k!r}]"))
 
+    def _check_shape(self, x: State, name: str) -> None:
+        x = self._split(x, name)
+        self._build(lambda k, p: p._check_shape(x[k], f"{name}[{k!r}]"))
+
     def _check_clean(self, x_0: State, name: str) -> None:
         x_0 = self._split(x_0, name)
         self._build(lambda k, p: p._check_clean(x_0[k], f"{name}[{k!r}]"))
@@ -174,13 +180,13 @@ class Joint(Process):
     def _times(self, x: State, **times: Time) -> list[Any]:
         spread = {name: self._spread(t, f"the time {name}") for name, t in times.items()}
         each = self._build(
-            lambda k, p: p._times(x[k], **{name: t[k] for name, t in spread.items()})
+            lambda k, p: _named(k, p._times, x[k], **{name: t[k] for name, t in spread.items()})
         )
         return [self._build(lambda k, p, i=i: each[k][i]) for i in range(len(times))]  # type: ignore[misc]
 
     def _expand(self, t: Time, x: State, name: str = "t") -> Any:
         t = self._spread(t, f"the time {name}")
-        return self._build(lambda k, p: p._expand(t[k], x[k], name))
+        return self._build(lambda k, p: _named(k, p._expand, t[k], x[k], name))
 
     def _bare_time(self, t: Time) -> Any:
         t = self._spread(t, "the time t")
@@ -201,3 +207,17 @@ class Joint(Process):
 
 def _is_floating(x: State) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves(x))
+
+
+def _named(key: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call, and say of which part times differ inside a coupled point."""
+    try:
+        return call(*args, **kwargs)
+    except CoupledTimeError as error:
+        raise error.of(key) from None
+
+
+def _masked(key: Any, part: Process, mask: Any) -> Process:
+    """Return a part on a mask that is named after it."""
+    masked = part.where(mask)
+    return replace(masked, name=f"mask[{key!r}]") if isinstance(masked, Partial) else masked

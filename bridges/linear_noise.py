@@ -7,12 +7,13 @@ pseudo-inverse :math:`(A A^T)^+`.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
+from bridges._checks import values_are_checked
 from bridges._device import widest
 from bridges._shapes import Constant, as_count, describe
 
@@ -38,6 +39,25 @@ class LinearNoise(ABC):
     def batch_shape(self) -> tuple[int, ...]:
         """The leading part of the batch that A depends on, by a mask or by weights."""
         return ()
+
+    @property
+    def element_ndim(self) -> int:
+        """How many dimensions of a point errors are told apart over: 0, the whole point is one."""
+        return 0
+
+    def holding(self, held: Tensor) -> "LinearNoise":
+        """Return the noise of the other elements, where some are held.
+
+        Args:
+            held: which are held, bool, shape `(*B, *E)` with E a leading part of a point's shape.
+
+        Raises:
+            ValueError: if the noise couples elements so that no part of a point can be held.
+        """
+        raise ValueError(
+            f"Expected mask to have a leading part of the batch shape, since the noise of "
+            f"{type(self).__name__} couples all of a point; got shape {tuple(held.shape)}."
+        )
 
     @abstractmethod
     def __call__(self, z: Tensor) -> Tensor:
@@ -67,6 +87,15 @@ class LinearNoise(ABC):
     def log_det(self, device: torch.device) -> Tensor:
         """Return the log of the product of A Aᵀ's positive eigenvalues, like the rank."""
 
+    def moving(self, device: torch.device) -> Tensor:
+        """Return which elements get noise, bool over `batch_shape` and the elements of a point.
+
+        Only for noise whose `element_ndim` is above 0.
+        """
+        raise NotImplementedError(
+            f"Expected noise that tells elements apart; got {type(self).__name__}."
+        )
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -79,6 +108,10 @@ class ZeroCentreOfMass(LinearNoise):
 
     for each coordinate: A moves all atoms together, so that :math:`w^T x = 0`. Atoms off the mask
     are padding: they get no noise and are 0, and n and the sums are over the others.
+
+    Where an example holds atoms, they say where it is, so nothing is left to centre: the others
+    get plain noise, A = I on them. Errors are then told apart by atom. `process.where` makes such
+    noise of a mask over atoms, and puts the held ones back.
 
     References:
         Köhler, Klein & Noé, Equivariant flows: exact likelihood generative learning for symmetric
@@ -93,6 +126,7 @@ class ZeroCentreOfMass(LinearNoise):
             batch; None for all.
         weight: w, the masses; at least 0 and not all 0 on an example, shape like the mask's; None
             for equal ones.
+        held: which atoms are held, bool, shape `(*B, n)`; None for none.
 
     Raises:
         TypeError, ValueError: if the mask or the weights are not as expected.
@@ -106,6 +140,7 @@ class ZeroCentreOfMass(LinearNoise):
     d: int = 3
     mask: Tensor | None = None
     weight: Tensor | None = None
+    held: Tensor | None = None
     _mask: Constant = field(init=False, repr=False)
     _vectors: Constant = field(init=False, repr=False)
     _sizes: Constant = field(init=False, repr=False)
@@ -137,20 +172,46 @@ class ZeroCentreOfMass(LinearNoise):
 
     def _prepare(self, mask: Tensor, w: Tensor) -> None:
         mask = mask.expand(w.shape)
-        n, total, size = mask.sum(-1).to(w), w.sum(-1), w.square().sum(-1)
-        if not bool((w >= 0).all()) or not bool(((total > 0) | (n == 0)).all()):
+        if values_are_checked() and not _has_mass(mask, w):
             raise ValueError(
                 "Expected weight to be at least 0 and not all 0; got one that is not."
             )
-        empty = n == 0
-        n_, total_, size_ = (torch.where(empty, 1.0, value) for value in (n, total, size))
+        held = torch.zeros_like(mask) if self.held is None else self.held.to(mask.device)
+        if held.dtype != torch.bool or held.shape[-1:] != (self.n,):
+            raise ValueError(
+                f"Expected held to be bool, of shape (…, {self.n}); got {describe(held)}."
+            )
+        free = (held & mask).any(-1, keepdim=True)  # examples without a centre to keep
+        mask, w = torch.where(free, mask & ~held, mask), torch.where(held & free, 0.0, w)
+        free = free.squeeze(-1)
+        n, total, size = mask.sum(-1).to(w), w.sum(-1), w.square().sum(-1)
+        plain = free | (n == 0)
+        n_, total_, size_ = (torch.where(plain, 1.0, value) for value in (n, total, size))
         even, share = mask / n_.unsqueeze(-1), w / total_.unsqueeze(-1)
         unit = w / size_.sqrt().unsqueeze(-1)
         skew = n_ * size_ / total_**2
-        sizes = ((n - 1).clamp(min=0), torch.where(empty, 0.0, n - 2 + skew), skew.log())
+        vectors = torch.where(free.unsqueeze(-1), 0.0, torch.stack((even, share, unit)))
+        sizes = (
+            torch.where(free, n, (n - 1).clamp(min=0)),
+            torch.where(plain, n, n - 2 + skew),
+            skew.log(),
+        )
         object.__setattr__(self, "_mask", Constant(mask))
-        object.__setattr__(self, "_vectors", Constant(torch.stack((even, share, unit))))
+        object.__setattr__(self, "_vectors", Constant(vectors))
         object.__setattr__(self, "_sizes", Constant(self.d * torch.stack(sizes)))
+
+    @property
+    def element_ndim(self) -> int:
+        """1 where atoms are held: errors are by atom."""
+        return 0 if self.held is None else 1
+
+    def holding(self, held: Tensor) -> "ZeroCentreOfMass":
+        if held.shape[-1:] != (self.n,):
+            raise ValueError(
+                f"Expected mask to have a leading part of the batch shape, or that and the "
+                f"{self.n} atoms; got shape {tuple(held.shape)}."
+            )
+        return replace(self, held=held if self.held is None else self.held | held)
 
     @property
     def point_shape(self) -> tuple[int, ...]:
@@ -162,7 +223,7 @@ class ZeroCentreOfMass(LinearNoise):
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        given = [value for value in (self.mask, self.weight) if value is not None]
+        given = [value for value in (self.mask, self.weight, self.held) if value is not None]
         return max((tuple(value.shape[:-1]) for value in given), key=len, default=())
 
     def _over(self, value: Tensor, x: Tensor) -> Tensor:
@@ -171,7 +232,7 @@ class ZeroCentreOfMass(LinearNoise):
         return value.reshape(*value.shape[:-1], *[1] * between, self.n, 1)
 
     def _kept(self, x: Tensor) -> Tensor:
-        if self.mask is None:
+        if self.mask is None and self.held is None:
             return x
         return torch.where(self._over(self._mask.on(x.device), x), x, 0.0)
 
@@ -203,3 +264,11 @@ class ZeroCentreOfMass(LinearNoise):
 
     def log_det(self, device: torch.device) -> Tensor:
         return self._sizes.on(device)[2]
+
+    def moving(self, device: torch.device) -> Tensor:
+        return self._mask.on(device)
+
+
+def _has_mass(mask: Tensor, w: Tensor) -> bool:
+    """Whether masses are at least 0, and not all 0 where there are atoms."""
+    return bool(((w >= 0).all(-1) & ((w.sum(-1) > 0) | ~mask.any(-1))).all())

@@ -203,7 +203,7 @@ class Process(Measures):
         Args:
             scale: the factor, positive; for a Joint, one or a structure.
         """
-        from bridges.partial import Tempered
+        from bridges.wrapper import Tempered
 
         return Tempered(self, scale)
 

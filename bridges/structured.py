@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from bridges._device import widest
-from bridges._draw import Draws
+from bridges._draw import Draws, as_draws
 from bridges._hooks import Hooks
-from bridges._shapes import as_shape, cast, describe, expand_leading, is_leading
+from bridges._shapes import CoupledTimeError, as_shape, cast, describe, expand_leading, is_leading
 from bridges._space import Space, expand_mask
+from bridges.clocked import Clocked
 from bridges.gaussian_process import GaussianProcess
 from bridges.linear_noise import LinearNoise
-from bridges.partial import Wrapper
-from bridges.prediction import Mixture, Score, Tangent, known
+from bridges.prediction import Gaussian, Mixture, Score, Tangent, known
+from bridges.process import Process
+from bridges.wrapper import Tempered, Wrapper
 
 
 @final
@@ -61,8 +63,13 @@ class StructuredDiffusion(Wrapper):
     a point is the squared distance divided by the trace of :math:`A A^T`: guessing 0 about data
     that are noise of σ = 1 costs 1 for each example.
 
+    A mask may be over examples, and with `ZeroCentreOfMass` over atoms too, `(*B, n)`: the held
+    ones say where an example is, so the others get plain noise there; an example that holds
+    nothing, or only padding, keeps its centre. Errors and losses are then by atom, and their mean
+    over an example is as it was. Times are one for all of a point, whose noise couples it.
+
     Args:
-        process: a Gaussian process on numbers whose mean is 0.
+        process: a Gaussian process on numbers whose mean is 0; it may be on a clock.
         noise: A, which also sets the shape of a point.
 
     Raises:
@@ -76,19 +83,22 @@ class StructuredDiffusion(Wrapper):
     True
     """
 
-    process: GaussianProcess
+    process: Process
     noise: LinearNoise
 
     def __post_init__(self) -> None:
-        if not isinstance(self.process, GaussianProcess):
+        process = self.process
+        while isinstance(process, Clocked | Tempered):
+            process = process.process
+        if not isinstance(process, GaussianProcess):
             raise TypeError(
-                f"Expected process to be a Gaussian process, with its clock or mask put around "
-                f"the result; got {describe(self.process)}."
+                f"Expected process to be a Gaussian process, with its mask put around the "
+                f"result; got {describe(self.process)}."
             )
         if not isinstance(self.noise, LinearNoise):
             raise TypeError(f"Expected noise to be a LinearNoise; got {describe(self.noise)}.")
-        if self.process.mean != 0:
-            raise ValueError(f"Expected process to have mean 0; got {self.process.mean!r}.")
+        if process.mean != 0:
+            raise ValueError(f"Expected process to have mean 0; got {process.mean!r}.")
 
     # ---------------------------------------------------------------- states and times
 
@@ -129,16 +139,47 @@ class StructuredDiffusion(Wrapper):
                 f"{miss[wrong].max().item():.2g}, at a size of {size[wrong].max().item():.2g}."
             )
 
+    @property
+    def _element_ndim(self) -> int:
+        return self.noise.element_ndim
+
+    def _holding(self, mask: Tensor, batch_shape: tuple[int, ...]) -> Process:
+        if is_leading(mask.shape, batch_shape):
+            return self
+        if not is_leading(batch_shape, mask.shape):
+            raise ValueError(
+                f"Expected mask to have a leading part of the batch shape {batch_shape}, or to "
+                f"begin with it; got shape {tuple(mask.shape)}."
+            )
+        return replace(self, noise=self.noise.holding(~mask))
+
+    def _expand(self, t: Any, x: Tensor, name: str = "t") -> Any:
+        batch_shape = self._batch_shape(x)
+        if isinstance(t, Tensor) and t.ndim > len(batch_shape):
+            if is_leading(t.shape, tuple(x.shape)):
+                raise CoupledTimeError(name, tuple(t.shape))
+        return super()._expand(t, x, name)
+
     def _on_values(
         self, x: Tensor, mask: Tensor | None, check: Callable[[Space, Tensor], None]
     ) -> None:
         """Run a check; off the mask stands 0, which every noise can reach."""
         if mask is not None:
-            x = torch.where(expand_mask(mask, x, self.point_ndim), x, 0.0)
+            ndim = self.point_ndim - max(0, mask.ndim - len(self._batch_shape(x)))
+            x = torch.where(expand_mask(mask, x, ndim), x, 0.0)
         check(self, x)
 
     def _counted(self, x: Tensor, t: Any) -> Any:
-        return Space._counted(self, x, t)
+        counted = Space._counted(self, x, t)
+        if self.noise.element_ndim == 0:
+            return counted
+        moving = self.noise.moving(x.device)
+        return expand_leading(counted, counted.ndim + 1) & self._by_element(moving, x)
+
+    def _by_element(self, value: Tensor, x: Tensor) -> Tensor:
+        """Bring a value over the noise's batch and elements to those of a state."""
+        batch, ndim = value.shape[:-1], len(self._batch_shape(x))
+        return value.reshape(*batch, *[1] * (ndim - len(batch)), value.shape[-1])
 
     def _over(self, t: Any) -> Any:
         """Bring a time or a factor over the batch to one over the numbers of the points."""
@@ -150,7 +191,8 @@ class StructuredDiffusion(Wrapper):
     # ---------------------------------------------------------------- laws
 
     def _forward(self, x: Tensor, s: Any, t: Any, draws: Draws) -> Tensor:
-        return self.process._forward(x, self._over(s), self._over(t), self._draws(draws))
+        x_t: Tensor = self.process._forward(x, self._over(s), self._over(t), self._draws(draws))
+        return x_t
 
     def _bridge(self, x_0: Tensor, x_t: Tensor, s: Any, t: Any, eta: Any, draws: Draws) -> Tensor:
         s, t = self._over(s), self._over(t)
@@ -167,7 +209,10 @@ class StructuredDiffusion(Wrapper):
     ) -> Tensor:
         over = self._over
         inner = [(over(factor), term) for factor, term in terms]
-        return self.process._combine(x_t, over(share), inner, over(sigma), self._draws(draws))
+        x_s: Tensor = self.process._combine(
+            x_t, over(share), inner, over(sigma), self._draws(draws)
+        )
+        return x_s
 
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
         shape = (*shape, *self.noise.point_shape)
@@ -196,8 +241,8 @@ class StructuredDiffusion(Wrapper):
 
     def _mean_point(self, prediction: Any, x_t: Tensor, t: Any) -> Tensor:
         """Return x̂_0 of a point or of a tangent vector, on the range."""
-        inner = self._inner(prediction, x_t)
-        return self.noise.project(self.process._mean_point(inner, x_t, self._over(t)))
+        inner, draws = self._inner(prediction, x_t), as_draws(None)
+        return self.noise.project(self.process._endpoint(inner, x_t, self._over(t), draws))
 
     def _inner(self, prediction: Any, x_t: Tensor) -> Any:
         """Turn a score along the range into that of numbers with the structured noise."""
@@ -209,7 +254,9 @@ class StructuredDiffusion(Wrapper):
         return replace(self.process._preconditioning(t, var_x), point_ndim=self.point_ndim)
 
     def _point(self, prediction: Any, x_t: Tensor) -> Tensor:
-        return self.process._point(prediction, x_t)
+        return super()._point(
+            prediction.mean if isinstance(prediction, Gaussian) else prediction, x_t
+        )
 
     def _endpoint(self, prediction: Any, x_t: Tensor, t: Any, draws: Draws) -> Tensor:
         if not isinstance(prediction, Mixture):
@@ -234,10 +281,14 @@ class StructuredDiffusion(Wrapper):
         if isinstance(prediction, Tangent):
             point = self._mean_point(prediction, *known(x_t, t))
         else:
-            point = self.noise.project(self.process._point(prediction, x_0))
-        trace = self.noise.trace(x_0.device)
+            point = self.noise.project(self._point(prediction, x_0))
+        trace, square = self.noise.trace(x_0.device), (point - x_0).square()
         unit = expand_leading(torch.where(trace > 0, trace, 1.0), x_0.ndim - self.point_ndim)
-        return (point - x_0).square().flatten(-self.point_ndim).sum(-1) / cast(unit, x_0)
+        if self.noise.element_ndim == 0:
+            return square.flatten(-self.point_ndim).sum(-1) / cast(unit, x_0)
+        moving = self.noise.moving(x_0.device).sum(-1).clamp(min=1)
+        unit = unit / expand_leading(moving, unit.ndim)
+        return square.flatten(1 - self.point_ndim).sum(-1) / cast(unit, x_0).unsqueeze(-1)
 
     def _log_normals(self, mixture: Mixture, x_0: Tensor) -> Tensor:
         mixture.check(x_0, self.point_ndim)

@@ -21,12 +21,13 @@ from bridges._space import expand_mask
 from bridges.categorical import MaskingDiscreteDiffusion
 from bridges.clock import Clock
 from bridges.clocked import Clocked
-from bridges.partial import Partial, Tempered, Wrapper
+from bridges.partial import Partial
 from bridges.prediction import Prediction
 from bridges.process import Process
 from bridges.sampler import Guess
 from bridges.selfcondition import RunGuess
 from bridges.token_process import above_0, on_tokens
+from bridges.wrapper import Tempered, Wrapper
 
 
 def sample_by_first_hitting(
@@ -182,7 +183,7 @@ class Remasking(Wrapper):
         Wang et al., Remasking discrete diffusion models with inference-time scaling, 2025.
 
     Args:
-        process: a `MaskingDiscreteDiffusion`; put clocks and masks around the result.
+        process: a `MaskingDiscreteDiffusion`, or one on a clock; put masks around the result.
         share: c, 0 ≤ c ≤ 1, the share of the largest σ; 0 is the plain bridge.
 
     Raises:
@@ -198,7 +199,7 @@ class Remasking(Wrapper):
     share: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.process, MaskingDiscreteDiffusion):
+        if not isinstance(_off_clocks(self.process)[0], MaskingDiscreteDiffusion):
             raise TypeError(
                 "Expected process to be a MaskingDiscreteDiffusion; "
                 f"got {type(self.process).__name__}."
@@ -207,7 +208,7 @@ class Remasking(Wrapper):
             raise ValueError(f"Expected share to lie in [0, 1]; got {self.share!r}.")
 
     def _masking(self) -> MaskingDiscreteDiffusion:
-        return self.process  # type: ignore[return-value]
+        return _off_clocks(self.process)[0]  # type: ignore[return-value]
 
     def _bridge(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
         return on_tokens(self._remasked, x_0, x_t, s, t, draws)
@@ -225,7 +226,7 @@ class Remasking(Wrapper):
 
     def _shares(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the probabilities to mask a token, and to reveal a mask."""
-        rate = self._masking().rate
+        rate, (s, t) = self._masking().rate, _off_clocks(self.process, s, t)[1]
         alpha_s, alpha_t = torch.exp(-rate * s), torch.exp(-rate * t)
         hide = self.share * (-torch.expm1(-rate * s) / above_0(alpha_t)).clamp(max=1)
         gained = -alpha_s * torch.expm1(-rate * (t - s)) + hide * alpha_t
@@ -236,3 +237,11 @@ class Remasking(Wrapper):
     ) -> tuple[State, State]:
         x_0_hat = self._endpoint(prediction, x_t, t, draws)
         return self._bridge(x_0_hat, x_t, s, t, eta, draws), x_0_hat
+
+
+def _off_clocks(process: Process, *times: Tensor) -> tuple[Process, tuple[Tensor, ...]]:
+    """Return a process without its clocks, and its own times."""
+    while isinstance(process, Clocked):
+        times = tuple(process.clock(t) for t in times)
+        process = process.process
+    return process, times

@@ -14,7 +14,7 @@ from bridges._so3 import between as turn_between
 from bridges._so3 import compose, log
 from bridges._so3_draw import _by_lift, _lift
 from bridges.angle import wrap
-from bridges.partial import Wrapper
+from bridges.wrapper import Wrapper
 from cases import (
     ANGLE,
     OU,

@@ -14,6 +14,7 @@ PACKAGE = Path(bridges.__file__).parent
 LAYERS = {
     # helpers: shapes and times, every random draw, maps and heat kernels
     "_device": "",
+    "_checks": "",
     "_shapes": "_device",
     "_precision": "_shapes",
     "_inversion": "",
@@ -42,8 +43,9 @@ LAYERS = {
     "_measures": "_shapes _hooks prediction",
     "process": "_shapes _draw _measures clock",
     # processes made from one process
-    "partial": "_shapes _draw _space prediction process",
-    "clocked": "_shapes _draw clock prediction partial process",
+    "wrapper": "_shapes _draw _space process",
+    "partial": "_shapes _draw _space prediction process wrapper",
+    "clocked": "_shapes _draw clock prediction process wrapper",
     # what the spaces of one kind share
     "preconditioning": "_shapes prediction",
     "gaussian_process": "_shapes _draw preconditioning prediction process",
@@ -64,9 +66,10 @@ LAYERS = {
     # noise with a structure
     "linear_noise": "_shapes",
     "correlated_noise": "_shapes linear_noise",
-    "structured": "_shapes _draw _hooks _space gaussian_process linear_noise partial prediction",
+    "structured": "_shapes _draw _hooks _space clocked gaussian_process linear_noise "
+    "prediction process wrapper",
     # several processes as one
-    "joint": "_shapes _draw clock process",
+    "joint": "_shapes _draw clock partial process",
     # the noise of published models
     "recipes": "_shapes angle categorical clock gaussian joint process rotation schedule "
     "share_clock table_clock",
@@ -86,7 +89,7 @@ LAYERS = {
     "multistep": "_shapes _draw curve solver",
     "sampler": "_shapes _draw process selfcondition solver",
     "denoised_sampler": "_shapes _draw gaussian one_step sampler schedule solver",
-    "unmasking": "_draw _shapes _space categorical clock clocked partial prediction process "
+    "unmasking": "_draw _shapes _space categorical clock clocked partial prediction process wrapper "
     "sampler selfcondition token_process",
     # pieces of networks
     "convert": "_shapes",
@@ -106,7 +109,7 @@ LAYERS = {
     "testing": "_shapes clock process _two_sample _trial _form_laws _measure_laws _eta_law",
 }
 
-EVERYWHERE = ("_device", "_precision")
+EVERYWHERE = ("_device", "_checks", "_precision")
 """What any file below may import: what may be asked of a device, and the precision inside."""
 
 SPACES = (
@@ -125,7 +128,7 @@ ALSO = {"_two_sample": {"scipy"}}
 FACTORIES = {
     ("process", "where"): "partial",
     ("process", "on"): "clocked",
-    ("process", "tempered"): "partial",
+    ("process", "tempered"): "wrapper",
 }
 
 modules = pytest.mark.parametrize("module", LAYERS)

@@ -20,8 +20,8 @@ from bridges import (
 from bridges import _s3_kernel as s3
 from bridges._so3 import quat_to_matrix
 from bridges._two_sample import compare
-from bridges.partial import Wrapper
 from bridges.quaternion import UnitQuaternionDiffusion
+from bridges.wrapper import Wrapper
 from quaternion_cases import (
     FULL,
     GENERAL,

@@ -16,9 +16,9 @@ from bridges.categorical import (
     MixtureDiscreteDiffusion,
     UniformDiscreteDiffusion,
 )
-from bridges.partial import Wrapper
 from bridges.transition import rows
 from bridges.unmasking import Remasking
+from bridges.wrapper import Wrapper
 from test_categorical import rng
 from test_jumps import ALL, DOUBLE, EVERY, MASKING
 from token_cases import D3PM, PI, TABLES, DenseTokens, K, column, tokens
