@@ -2,7 +2,13 @@
 
 A process noises points of a space and knows its bridge, the law of x_s given x_0 and x_t. A model
 guesses x_0; sampling alternates the guess and a step of the bridge towards it.
+
+The modules `recipes`, `testing`, `protein`, `nn` and `convert` are imported when they are first
+used.
 """
+
+from importlib import import_module
+from typing import Final
 
 from bridges._checks import unchecked
 from bridges._draw import Draws, GivenDraws, StreamDraws
@@ -80,7 +86,7 @@ from bridges.rate_matrix import GeneralDiscreteDiffusion
 from bridges.rotation import RotationDiffusion
 from bridges.sampler import Step, sample_backward, trajectory
 from bridges.schedule import DecaySchedule, RectifiedSchedule, Schedule, ShiftedSchedule
-from bridges.selfcondition import selfconditioned, selfconditioning_estimate
+from bridges.selfcondition import null_like, selfconditioned, selfconditioning_estimate
 from bridges.share_clock import CDFClock, CosineClock, LogLinearClock
 from bridges.solver import GaussianSolver, Solver
 from bridges.sphere import SphereDiffusion
@@ -216,6 +222,7 @@ __all__ = [
     "exponential_times",
     "geometric_times",
     "karras_times",
+    "null_like",
     "quadratic_times",
     "sample_backward",
     "sample_by_first_hitting",
@@ -227,3 +234,15 @@ __all__ = [
     "unchecked",
     "uniform_times",
 ]
+
+MODULES: Final = ("convert", "nn", "protein", "recipes", "testing")
+
+
+def __getattr__(name: str) -> object:
+    if name in MODULES:
+        return import_module(f"bridges.{name}")
+    raise AttributeError(f"module 'bridges' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *MODULES})

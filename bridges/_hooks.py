@@ -16,6 +16,7 @@ from bridges._draw import Draws
 from bridges._precision import HALF, has_half
 from bridges._shapes import State, expand_leading, on_host
 from bridges._space import Space
+from bridges.preconditioning import PlainPreconditioning
 
 
 class Hooks(Space, ABC):
@@ -64,10 +65,15 @@ class Hooks(Space, ABC):
         raise NotImplementedError(f"Expected a process with a score; got {type(self).__name__}.")
 
     def _preconditioning(self, t: Any, var_x: Any) -> Any:
-        """Return the `Preconditioning` of networks; var_x is a float64 tensor, or None."""
-        raise NotImplementedError(
-            f"Expected a process with preconditioning; got {type(self).__name__}."
-        )
+        """Return the `Preconditioning` of networks; var_x is a float64 tensor, or None.
+
+        A space that says nothing of it is passed through as it is.
+        """
+        try:
+            log_snr = self._log_snr(t)
+        except NotImplementedError:
+            log_snr = -torch.log(t)
+        return PlainPreconditioning(log_snr)
 
     def _scales(self, t: Any) -> Any:
         """Return α and σ of x_t given x_0, about the mean of the process."""

@@ -18,8 +18,9 @@ class PreconditionedGuess(nn.Module):
     r"""A network with preconditioning on any space, or on several at once.
 
     On numbers it is `PreconditionedDenoiser`; angles, rotations and unit vectors are shown as they
-    are, and the network turns x_t by a tangent vector of its own scale; logits are left alone. See
-    `preconditioning` for the laws. The prediction is a point on numbers, a `Noise` on curved
+    are, and the network turns x_t by a tangent vector of its own scale; logits are left alone, and
+    so is a space of your own that says nothing of preconditioning. See `preconditioning` for the
+    laws. The prediction is a point on numbers, a `Noise` on curved
     spaces (give `standardloss` its x_t) and logits for tokens. With `EDMWeight(σ_x)` the loss of
     the first two is that of an output of size 1.
 
@@ -61,8 +62,14 @@ class PreconditionedGuess(nn.Module):
             t: its time; for a Joint, one or a structure.
             args: what else the network is given, such as its last prediction.
             kwargs: likewise.
+
+        Raises:
+            TypeError, ValueError: if the state has not the structure, shapes and dtypes of the
+                process.
         """
-        process, device = self.process, leaves(x_t)[0].device
+        process = self.process
+        process._check_shape(x_t, "x_t")
+        device = leaves(x_t)[0].device
         var_x = map_structure(lambda var: None if var is None else var.on(device), self._var_x)
         var_x = process._spread(var_x, "var_x")
         dtype = network_dtype(self.backbone)

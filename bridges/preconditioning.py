@@ -21,7 +21,8 @@ its geodesic ends. As the noise shrinks it is the vector to x_0.
 The network is told the noise as :math:`c_\mathrm{noise} = \log(\sigma_t/\alpha_t)`, minus half the
 log-SNR, held between −20 and 20; on curved spaces that is :math:`\tfrac12\log v_t`. Tokens have no
 such ratio: theirs is half the log-odds of having been forgotten, which also grows as
-:math:`\tfrac12 \log t`.
+:math:`\tfrac12 \log t`. A space of your own that says nothing of preconditioning is passed
+through: shown as it is, and what the network says of it is the prediction.
 
 References:
     Karras et al., Elucidating the design space of diffusion-based generative models, 2022 (for
@@ -157,6 +158,30 @@ class TokenPreconditioning(Preconditioning):
         return x_t
 
     def output(self, value: Tensor, x_t: Tensor) -> Tensor:
+        return value
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PlainPreconditioning(Preconditioning):
+    r"""A space that says nothing of preconditioning: all is passed through as it is.
+
+    The network is told :math:`-\tfrac12 \log \mathrm{SNR}`, or :math:`\tfrac12 \log t` where
+    the space has no such ratio.
+
+    Args:
+        log_snr: the log-SNR, float64, broadcasting over the batch.
+    """
+
+    log_snr: Tensor
+
+    def noise_level(self) -> Tensor:
+        return level(-0.5 * self.log_snr)
+
+    def input(self, x_t: Tensor) -> Tensor:
+        return x_t
+
+    def output(self, value: Any, x_t: Tensor) -> Any:
         return value
 
 

@@ -26,7 +26,7 @@ from bridges._shapes import (
     leaves,
     map_structure,
 )
-from bridges.prediction import Gaussian
+from bridges.prediction import Gaussian, Prediction
 
 Model: TypeAlias = Callable[[State, Any, Any], Any]
 
@@ -101,14 +101,73 @@ def selfconditioning_estimate(
 
     Returns:
         A prediction, detached.
+
+    Raises:
+        TypeError: if null has not the structure of the prediction; see `null_like`.
     """
     with torch.no_grad():
         estimate, null = _whole(model(x_t, t, null)), _whole(null)
+    _check_alike(estimate, null)
     first = leaves(estimate)[0]
     coin = as_draws(generator).uniform(first.shape[:1], torch.float32, first.device) < 0.5
+    return _chosen(coin, estimate, null)
+
+
+def _chosen(coin: Tensor, estimate: Any, null: Any) -> Any:
+    """Choose part by part; a part of null may be one value for all of a structure."""
+    if isinstance(null, dict):
+        return {key: _chosen(coin, estimate[key], null[key]) for key in null}
+    if isinstance(null, tuple | list):
+        return tuple(_chosen(coin, e, n) for e, n in zip(estimate, null, strict=True))
+    if isinstance(null, Bundle):
+        return map_structure(lambda e, n: _choose(coin, e, n), estimate, null)
+    return map_structure(lambda e: _choose(coin, e, null), estimate)
+
+
+def null_like(prediction: Any) -> Any:
+    """Return a null prediction like another: 0 everywhere, and variances of 1.
+
+    Args:
+        prediction: what the model says, of any structure.
+
+    >>> from bridges import Noise
+    >>> null_like({"pos": Noise(torch.ones(2)), "seq": torch.ones(2)})["seq"]
+    tensor([0., 0.])
+    """
+    if isinstance(prediction, dict):
+        return {key: null_like(part) for key, part in prediction.items()}
+    if isinstance(prediction, tuple | list):
+        return tuple(map(null_like, prediction))
+    if isinstance(prediction, Prediction):
+        return prediction.filled(torch.full_like)
+    if not isinstance(prediction, Tensor):
+        raise TypeError(f"Expected a prediction to hold tensors; got {describe(prediction)}.")
+    return torch.zeros_like(prediction)
+
+
+def _check_alike(estimate: Any, null: Any, name: str = "null") -> None:
+    """Raise unless null has the structure of the estimate, or is one value for all of it."""
     if not isinstance(null, dict | tuple | list | Bundle):
-        return map_structure(lambda e: _choose(coin, e, null), estimate)
-    return map_structure(lambda e, n: _choose(coin, e, n), estimate, null)
+        return
+    if isinstance(null, dict) and isinstance(estimate, dict) and null.keys() == estimate.keys():
+        for key in null:
+            _check_alike(estimate[key], null[key], f"{name}[{key!r}]")
+        return
+    if isinstance(null, tuple | list) and isinstance(estimate, tuple | list):
+        if len(null) == len(estimate):
+            for i, part in enumerate(null):
+                _check_alike(estimate[i], part, f"{name}[{i}]")
+            return
+    if isinstance(null, Bundle) and type(null) is type(estimate):
+        return
+    raise TypeError(
+        f"Expected {name} to have the structure of the prediction, {_described(estimate)}; "
+        f"got {_described(null)}."
+    )
+
+
+def _described(value: Any) -> str:
+    return f"a {type(value).__name__}" if isinstance(value, Bundle) else describe(value)
 
 
 def _whole(value: Any) -> Any:

@@ -38,8 +38,9 @@ LAYERS = {
     "ve_schedule": "_shapes schedule",
     # the protocol
     "_space": "_shapes",
-    "_hooks": "_shapes _draw _space",
     "prediction": "_shapes _draw",
+    "preconditioning": "_shapes prediction",
+    "_hooks": "_shapes _draw _space preconditioning",
     "_measures": "_shapes _hooks prediction",
     "process": "_shapes _draw _measures clock",
     # processes made from one process
@@ -47,7 +48,6 @@ LAYERS = {
     "partial": "_shapes _draw _space prediction process wrapper",
     "clocked": "_shapes _draw clock prediction process wrapper",
     # what the spaces of one kind share
-    "preconditioning": "_shapes prediction",
     "gaussian_process": "_shapes _draw preconditioning prediction process",
     "manifold": "_shapes _draw preconditioning prediction process",
     "unit_vector": "_shapes _draw _so3 manifold",
@@ -89,8 +89,8 @@ LAYERS = {
     "multistep": "_shapes _draw curve solver",
     "sampler": "_shapes _draw process selfcondition solver",
     "denoised_sampler": "_shapes _draw gaussian one_step sampler schedule solver",
-    "unmasking": "_draw _shapes _space categorical clock clocked partial prediction process wrapper "
-    "sampler selfcondition token_process",
+    "unmasking": "_draw _shapes _space categorical clock clocked partial prediction process "
+    "sampler selfcondition token_process wrapper",
     # pieces of networks
     "convert": "_shapes",
     "nn": "_shapes _draw",
@@ -102,7 +102,7 @@ LAYERS = {
     "protein": "_residues _structure_io _backbone",
     # the laws, for the processes of users too
     "_two_sample": "_shapes",
-    "_trial": "_shapes partial process _two_sample",
+    "_trial": "_shapes process wrapper _two_sample",
     "_form_laws": "_shapes process _two_sample _trial",
     "_measure_laws": "_shapes prediction process _two_sample _trial",
     "_eta_law": "_shapes process _two_sample _trial",
