@@ -60,21 +60,23 @@ class Partial(Wrapper):
     def _safe(self, x: Any, x_t: Tensor | None = None) -> Any:
         """Put zeros off the mask, where anything may stand, so that the hooks see no NaN."""
         like = x if x_t is None else x_t
-        ndim = len(self._batch_shape(like))
+        said = isinstance(x, Prediction)
 
         def keep(value: Any, harmless: float) -> Any:
-            mask = self._over(value, like, ndim)
+            mask = self._over(value, like, self.point_ndim if said else 0)
             if mask is None:
                 return value
             return torch.where(mask, value, torch.full_like(value, harmless))
 
         return x.filled(keep) if isinstance(x, Prediction) else keep(x, 0.0)
 
-    def _over(self, value: Any, like: Tensor, ndim: int) -> Tensor | None:
+    def _over(self, value: Any, like: Tensor, least: int) -> Tensor | None:
         """Bring the mask to the rank of values over the batch of a state, or over its points.
 
-        The centres of a mixture have a dimension more before the point. None for other values.
+        A mask that reaches into points is for values with at least so many dimensions after the
+        batch; the centres of a mixture have one more before the point. None for other values.
         """
+        ndim = len(self._batch_shape(like))
         if not isinstance(value, Tensor) or value.shape[:ndim] != like.shape[:ndim]:
             return None
         mask, inner = self.mask, value.ndim - ndim
@@ -82,7 +84,7 @@ class Partial(Wrapper):
             self._expanded(like)
             if inner > self.point_ndim:
                 mask = mask.unsqueeze(ndim)
-            if value.ndim < mask.ndim:
+            if inner < least or value.ndim < mask.ndim:
                 return None
         else:
             return expand_mask(mask, value, inner, self.name)

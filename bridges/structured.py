@@ -158,7 +158,7 @@ class StructuredDiffusion(Wrapper):
         if isinstance(t, Tensor) and t.ndim > len(batch_shape):
             if is_leading(t.shape, tuple(x.shape)):
                 raise CoupledTimeError(name, tuple(t.shape))
-        return super()._expand(t, x, name)
+        return Space._expand(self, t, x, name)
 
     def _on_values(
         self, x: Tensor, mask: Tensor | None, check: Callable[[Space, Tensor], None]

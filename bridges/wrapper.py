@@ -104,6 +104,9 @@ class Wrapper(Process):
     def _shape(self, shape: Any) -> Any:
         return self.process._shape(shape)
 
+    def _expand(self, t: Any, x: State, name: str = "t") -> Any:
+        return self.process._expand(t, x, name)
+
     def _eta(self, eta: Any) -> Any:
         return self.process._eta(eta)
 
