@@ -187,7 +187,7 @@ def test_losses_per_residue_on_padded_centred_positions():
 
 def test_a_loss_without_a_mask_is_as_it_was():
     x_0, said = positions(real=REAL), positions(real=REAL, seed=9)
-    loss = br.standardloss(PADDED, torch.full((B,), 0.7), said, x_0)
+    loss = br.standardloss(PADDED, torch.full((B,), 0.7, dtype=DOUBLE), said, x_0)
     trace = PADDED.noise.trace(x_0.device)
     right = (said - x_0).square().sum((-2, -1)) / trace / PADDED.loss_scale(0.7)
     torch.testing.assert_close(loss.elements, right, rtol=1e-14, atol=0)

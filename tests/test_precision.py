@@ -149,6 +149,11 @@ def joint():
     yield br.standardloss(process, T, guess(x_0, T), x_0).total
 
 
+def without_checks():
+    with br.unchecked():
+        return br.RotationDiffusion(0.9).sample_forward(ROTATIONS, T, generator=rng())
+
+
 def step_of_ddpm():
     diffusion = br.DenoiseDiffusion(mean_squared, 10)
     yield diffusion.p_sample(normal(B, 3), 4, generator=rng())
@@ -324,6 +329,7 @@ CALLS = {
     "exponential_times": lambda: br.exponential_times(0.0, 1.0, 5, 2.0),
     "geometric_times": lambda: br.geometric_times(0.1, 1.0, 5),
     "karras_times": lambda: br.karras_times(0.002, 80.0, 5),
+    "null_like": lambda: br.null_like({"a": normal(B), "b": br.Noise(normal(B, 3))}),
     "quadratic_times": lambda: br.quadratic_times(0.0, 1.0, 5),
     "sample_backward": joint,
     "sample_by_first_hitting": lambda: masked("first hitting"),
@@ -334,6 +340,7 @@ CALLS = {
     "standardloss": joint,
     "timeschedule": lambda: br.timeschedule(torch.exp, torch.log, 0.1, 2.0, 5),
     "trajectory": joint,
+    "unchecked": without_checks,
     "uniform_times": lambda: br.uniform_times(0.0, 1.0, 5),
     "nn": of_fourier,
     "convert": lambda: (
