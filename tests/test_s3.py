@@ -247,9 +247,9 @@ def test_a_straight_bridge_is_kept_as_often_as_the_correction_says():
     for theta, a, b in ((5.9, 1.1, 0.6), (4.5, 3.9, 4.8)):
         n, v = 100_000, number(a + b)
         length = torch.full((n,), theta, dtype=DOUBLE)
-        axis = torch.tensor(AXIS).expand(n, 3)
+        target = torch.tensor(theta * AXIS).expand(n, 3)
         noise = torch.randn(n, 3, generator=rng(5), dtype=DOUBLE)
-        straight = _s3_draw._so3_draw._straight(length, axis, number(a), number(b), noise)
+        straight = _s3_draw._so3_draw._straight(target, length, number(a), number(b), noise)
         _, r, rho, fits = straight
         keep = s3.correction(r, FULL - r, number(a)) * s3.correction(rho, FULL - rho, number(b))
         share = s3.correction(length[:1], FULL - length[:1], v).item()
@@ -263,8 +263,8 @@ def test_no_proposal_should_be_kept_more_than_surely(gap, a, b):
     n = 20_000
     length = torch.full((n,), FULL - gap, dtype=DOUBLE)
     noise = torch.randn(n, 3, generator=rng(6), dtype=DOUBLE)
-    axis = torch.tensor(AXIS).expand(n, 3)
-    keep = _s3_draw._around(length, axis, number(a), number(b), noise)[1]
+    target = torch.tensor((FULL - gap) * AXIS).expand(n, 3)
+    keep = _s3_draw._around(target, length, number(a), number(b), noise)[1]
     assert keep.max() < 1 + 1e-9
 
 
