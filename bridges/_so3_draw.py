@@ -75,7 +75,7 @@ def gaussian_proposal(
     noise = draws.normal((*shape, 3), dtype, device)
     rotvec = cast(v.sqrt(), noise, 1) * noise
     r = _so3.safe_norm(rotvec)
-    keep = _so3.sinc(0.5 * r)
+    keep = torch.sinc(r / (2 * math.pi))
     if not on_host(v) or v.item() > ONE_IMAGE:
         keep = keep * correction(r, cast(v.clamp(min=1e-30), r))
     return rotvec, torch.where(r < 2 * math.pi, keep, 0.0)
@@ -221,31 +221,34 @@ def _straight(
     r"""Return R as a quaternion, its two sides, and whether there is such a triangle.
 
     With w the target, L its length, p the bridge in ℝ³ and r, ρ its distances to the ends, R has
-    the sides r, ρ and the azimuth of p. By the half-angle formulas of both triangles,
+    the sides r, ρ and the azimuth of p. By the half-angle formulas of both triangles it turns
+    about
 
     .. math::
-        R = \Big(\cos\tfrac r2,\; \frac{kk'\,p + \tfrac12 F\,(r(k + k') + F\,p \cdot w)\,w}
-        {2 \operatorname{sinc}(L/2)}\Big), \qquad F = \frac{k - k'}L, \\
+        u = kk'\,p + \tfrac12 F\,\big(r(k + k') + F\,p \cdot w\big)\,w, \qquad F = (k - k')/L, \\
         k^2 = \operatorname{sinc}\tfrac{r+L+\rho}4\,\operatorname{sinc}\tfrac{r+L-\rho}4, \qquad
         k'^2 = \operatorname{sinc}\tfrac{\rho+r-L}4\,\operatorname{sinc}\tfrac{\rho-r+L}4 .
 
-    No axis is needed, so R is smooth in w at 0 too, where F = (cos(r/2) − sinc(r/2))/r(k + k').
+    No axis of w is needed, so R is smooth in w, at 0 too: F = (cos(r/2) − sinc(r/2))/r(k + k').
     """
     step = cast((a * b / (a + b)).sqrt(), noise, 1) * noise
     p = cast(a / (a + b), noise, 1) * target + step
-    r, rho = _so3.safe_norm(torch.stack((p, cast(b / (a + b), noise, 1) * target - step)))
-    sides = (r + length + rho, r + length - rho, rho + r - length, rho - r + length)
-    sinc = _so3.sinc(torch.stack((*sides, 2 * r, 2 * length)) / 4)
-    k, k_ = (sinc[:4:2] * sinc[1:4:2]).clamp(min=1e-30).sqrt()  # with a finite slope at 0
-    cos, both = torch.cos(0.5 * r), k + k_
+    rest = cast(b / (a + b), noise, 1) * target - step
+    r, rho = _so3.safe_norm(torch.stack((p, rest)))
+    sides = (r + length + rho, rho + r - length, r + length - rho, rho - r + length)
+    sinc = _so3.sinc(torch.stack((*sides, 2 * r)) / 4)
+    k, k_ = (sinc[:2] * sinc[2:4]).clamp(min=1e-30).sqrt()  # with a finite slope at 0
+    cos, both, safe_r = torch.cos(0.5 * r), k + k_, torch.where(r == 0, 1.0, r)
     near = length <= 2 * math.sqrt(torch.finfo(r.dtype).eps) * r
-    limit = (cos - sinc[4]) / (torch.where(r == 0, 1.0, r) * both)
+    limit = (cos - sinc[4]) / (safe_r * both)
     bend = torch.where(near, limit, (k - k_) / torch.where(near, 1.0, length))
     along = 0.5 * bend * (r * both + bend * (p * target).sum(-1))
-    vector = (k * k_).unsqueeze(-1) * p + along.unsqueeze(-1) * target
-    vector = vector / (2 * sinc[5].clamp(min=1e-6)).unsqueeze(-1)
+    u = (k * k_).unsqueeze(-1) * p + along.unsqueeze(-1) * target
+    norm = _so3.safe_norm(u)
+    half_sine = 0.5 * sinc[4] * safe_r / torch.where(norm == 0, 1.0, norm)
+    q = torch.cat((cos.unsqueeze(-1), half_sine.unsqueeze(-1) * u), -1)
     far = (r >= 2 * math.pi) | (rho >= 2 * math.pi) | (r + rho + length >= 4 * math.pi)
-    return torch.cat((cos.unsqueeze(-1), vector), -1), r, rho, ~far
+    return q, r, rho, ~far
 
 
 def _lift(rotvec: Tensor, v: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

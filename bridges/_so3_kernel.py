@@ -116,13 +116,15 @@ def _inverse_sinc_slope(angle: Tensor) -> Tensor:
 
 
 def _log_series(angle: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    cos = torch.cos(angle)
     total, slope = torch.ones_like(angle), torch.zeros_like(angle)
-    wave, wave_slope = torch.ones_like(angle), torch.zeros_like(angle)
+    # sin((l+½)ω)/sin(ω/2) and its slope in cos ω, by the recurrence of Chebyshev
+    wave, before = 1 + 2 * cos, torch.ones_like(angle)
+    wave_slope, slope_before = torch.full_like(angle, 2.0), torch.zeros_like(angle)
     for order in range(1, WAVES + 1):
-        # sin((l+½)ω)/sin(ω/2) = 1 + 2 Σ_{j≤l} cos jω
-        wave = wave + 2 * torch.cos(order * angle)
-        wave_slope = wave_slope - 2 * order**2 * sinc(order * angle)
         factor = cast((2 * order + 1) * torch.exp(-0.5 * order * (order + 1) * v), angle)
-        total = total + factor * wave
-        slope = slope + factor * wave_slope
-    return torch.log(total), slope / total
+        total, slope = total + factor * wave, slope + factor * wave_slope
+        turned = 2 * (wave + cos * wave_slope) - slope_before
+        wave, before = 2 * cos * wave - before, wave
+        wave_slope, slope_before = turned, wave_slope
+    return torch.log(total), -sinc(angle) * slope / total
