@@ -44,12 +44,12 @@ from bridges._s3_kernel import (
     conjugate,
     correction,
     exp,
-    kept_share,
     kernel_ratio,
     product,
 )
 from bridges._shapes import cast, expand_leading, on_host
 from bridges._so3 import safe_norm, sinc, unit
+from bridges._so3_kernel import kept_share
 
 WIDE: Final = 5.0
 """Above this variance a bridge is drawn from its nearer end; up to it, two images are enough."""
