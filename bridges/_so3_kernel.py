@@ -110,7 +110,7 @@ def log_heat_kernel(angle: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _log_images(angle: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     front = cast(v / 8 + 0.5 * math.log(2 * math.pi) - 1.5 * torch.log(v), angle)
-    u = cast(v, angle)
+    u, angle = cast(v, angle), angle.clamp(max=math.pi)  # rounding past π would overflow
     total, slope = torch.ones_like(angle), torch.zeros_like(angle)
     for k in range(1, IMAGES + 1):
         shift = 2 * math.pi * k
