@@ -15,11 +15,10 @@ NEWTON_STEPS: Final = 16
 
 
 def sinc(x: Tensor) -> Tensor:
-    """Return sin(x)/x, with a slope that keeps its digits next to 0."""
-    square = x * x
-    small = square < 1e-4
-    safe = torch.where(small, 1.0, x)
-    return torch.where(small, 1 - square * (1 / 6 - square / 120), safe.sin() / safe)
+    """Return sin(x)/x of lengths x ≥ 0, with a slope that keeps its digits next to 0."""
+    square, safe = x * x, x.clamp(min=0.01)
+    series = 1 - square * (1 / 6 - square / 120)
+    return torch.where(x < 0.01, series, safe.sin() / safe)
 
 
 def safe_norm(x: Tensor) -> Tensor:

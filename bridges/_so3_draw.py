@@ -232,23 +232,25 @@ def _straight(
     No axis of w is needed, so R is smooth in w, at 0 too: F = (cos(r/2) − sinc(r/2))/r(k + k').
     """
     step = cast((a * b / (a + b)).sqrt(), noise, 1) * noise
-    p = cast(a / (a + b), noise, 1) * target + step
-    rest = cast(b / (a + b), noise, 1) * target - step
-    r, rho = _so3.safe_norm(torch.stack((p, rest)))
-    sides = (r + length + rho, rho + r - length, r + length - rho, rho - r + length)
+    p = torch.addcmul(step, cast(a / (a + b), noise, 1), target)
+    r, rho = _so3.safe_norm(torch.stack((p, target - p)))
+    perimeter = r + rho + length
+    sides = (perimeter, rho + r - length, r + length - rho, rho - r + length)
     sinc = _so3.sinc(torch.stack((*sides, 2 * r)) / 4)
     k, k_ = (sinc[:2] * sinc[2:4]).clamp(min=1e-30).sqrt()  # with a finite slope at 0
-    cos, both, safe_r = torch.cos(0.5 * r), k + k_, torch.where(r == 0, 1.0, r)
-    near = length <= 2 * math.sqrt(torch.finfo(r.dtype).eps) * r
-    limit = (cos - sinc[4]) / (safe_r * both)
-    bend = torch.where(near, limit, (k - k_) / torch.where(near, 1.0, length))
-    along = 0.5 * bend * (r * both + bend * (p * target).sum(-1))
-    u = (k * k_).unsqueeze(-1) * p + along.unsqueeze(-1) * target
-    norm = _so3.safe_norm(u)
-    half_sine = 0.5 * sinc[4] * safe_r / torch.where(norm == 0, 1.0, norm)
-    q = torch.cat((cos.unsqueeze(-1), half_sine.unsqueeze(-1) * u), -1)
-    far = (r >= 2 * math.pi) | (rho >= 2 * math.pi) | (r + rho + length >= 4 * math.pi)
-    return q, r, rho, ~far
+    cos, both = torch.cos(0.5 * r), k + k_
+    close = 2 * math.sqrt(torch.finfo(r.dtype).eps) * r
+    limit = (cos - sinc[4]) / (both * r.clamp(min=1e-30))
+    bend = (k - k_) / torch.maximum(length, close).clamp(min=1e-15)
+    bend = torch.where(length <= close, limit, bend)
+    inner = 0.5 * ((r - rho) * (r + rho) + length**2)  # p · w
+    along = 0.5 * bend * (r * both + bend * inner)
+    u = torch.addcmul((k * k_).unsqueeze(-1) * p, along.unsqueeze(-1), target)
+    square = (r * r).clamp(min=1e-30) / (u * u).sum(-1).clamp(min=1e-30)
+    scale = 0.5 * sinc[4] * square.sqrt()
+    q = torch.cat((cos.unsqueeze(-1), scale.unsqueeze(-1) * u), -1)
+    fits = (r < 2 * math.pi) & (rho < 2 * math.pi) & (perimeter < 4 * math.pi)
+    return q, r, rho, fits
 
 
 def _lift(rotvec: Tensor, v: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
