@@ -244,6 +244,29 @@ def test_many_proposals_are_kept(ratio, b):
         assert kept > _s3_draw._least_share(a, b) - 4 / math.sqrt(n) / 2
 
 
+@DTYPES
+@pytest.mark.parametrize("theta", [0.0, 1e-9, 1e-4, 0.02, 1.0, 3.0, 5.0])
+@pytest.mark.parametrize(("a", "b"), [(1e-4, 3e-4), (0.3, 0.1), (1.4, 1.1)])
+def test_a_straight_bridge_closes_its_triangle(theta, a, b, dtype):
+    """R is at the sides of the bridge in ℝ³ from both ends, and in its plane with the target."""
+    target = torch.tensor(theta * AXIS, dtype=dtype).expand(2000, 3)
+    noise = torch.randn(2000, 3, generator=rng(9), dtype=DOUBLE).to(dtype)
+    length = torch.full((2000,), theta, dtype=dtype)
+    args = target, length, number(a), number(b), noise
+    q, _, _, fits = _s3_draw._so3_draw._straight(*args)
+    assert fits.double().mean() > 0.7
+    p = (a * target + math.sqrt(a * b * (a + b)) * noise).double()[fits] / (a + b)
+    q, end = q.double()[fits], s3.exp(target.double())[fits]
+    tol = 1e-14 if dtype == DOUBLE else 1e-6
+    close(q.norm(dim=-1), torch.ones_like(q[:, 0]), tol)
+    close(q[:, 0], torch.cos(0.5 * p.norm(dim=-1)), tol)
+    close((q * end).sum(-1), torch.cos(0.5 * (target.double()[fits] - p).norm(dim=-1)), tol)
+    axis = torch.tensor(AXIS).expand_as(p)
+    normal = torch.linalg.cross(axis, p)
+    close((normal * q[:, 1:]).sum(-1), torch.zeros_like(q[:, 0]), 10 * tol)
+    assert ((torch.linalg.cross(normal, axis) * q[:, 1:]).sum(-1) > -tol).all()
+
+
 def test_a_straight_bridge_is_kept_as_often_as_the_correction_says():
     for theta, a, b in ((5.9, 1.1, 0.6), (4.5, 3.9, 4.8)):
         n, v = 100_000, number(a + b)
