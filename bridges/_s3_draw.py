@@ -44,12 +44,12 @@ from bridges._s3_kernel import (
     conjugate,
     correction,
     exp,
-    kept_share,
     kernel_ratio,
     product,
 )
 from bridges._shapes import cast, expand_leading, on_host
 from bridges._so3 import safe_norm, sinc, unit
+from bridges._so3_kernel import kept_share
 
 WIDE: Final = 5.0
 """Above this variance a bridge is drawn from its nearer end; up to it, two images are enough."""
@@ -180,35 +180,28 @@ def _triangle_proposal(
 ) -> tuple[Tensor, Tensor]:
     """Propose R by the sides of its triangle with D, straight or around, by the same noise."""
     noise = draws.normal(rotvec.shape, rotvec.dtype, rotvec.device)
-    length, axis = _polar(rotvec)
+    length = safe_norm(rotvec).clamp(max=FULL)
     total, free = cast(a + b, length), rotvec.device.type == "cpu"
-    rotvec, r, rho, fits = _so3_draw._straight(length, axis, a, b, noise)
+    q, r, rho, fits = _so3_draw._straight(rotvec, length, a, b, noise)
     if free and bool((FULL - length > SURE * total).all()):
-        return exp(rotvec), fits
+        return q, fits
     keep = correction(r, FULL - r, cast(a, r)) * correction(rho, FULL - rho, cast(b, rho))
     keep = torch.where(fits, keep, 0.0)
     bent = correction(length, FULL - length, total) < STRAIGHT
     if not free or bool(bent.any()):
-        around, keep_around = _around(length, axis, a, b, noise)
-        rotvec = torch.where(bent.unsqueeze(-1), around, rotvec)
+        around, keep_around = _around(rotvec, length, a, b, noise)
+        q = torch.where(bent.unsqueeze(-1), exp(around), q)
         keep = torch.where(bent, keep_around, keep)
-    return exp(rotvec), _so3_draw._kept(keep, draws)
-
-
-def _polar(rotvec: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the angle, at most 2π, and the axis, any where the angle is 0."""
-    length = safe_norm(rotvec)
-    zero = (length == 0).unsqueeze(-1)
-    pole = torch.eye(3, dtype=rotvec.dtype, device=rotvec.device)[0]
-    axis = torch.where(zero, pole, rotvec / torch.where(zero, 1.0, length.unsqueeze(-1)))
-    return length.clamp(max=FULL), axis
+    return q, _so3_draw._kept(keep, draws)
 
 
 def _around(
-    length: Tensor, axis: Tensor, a: Tensor, b: Tensor, noise: Tensor
+    rotvec: Tensor, length: Tensor, a: Tensor, b: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Propose R near the antipode, where few straight bridges fit; say how likely it is kept."""
-    along, perpendicular = _so3_draw._split(noise, axis)
+    axis = rotvec / torch.where(length == 0, 1.0, length).unsqueeze(-1)
+    along = (noise * axis).sum(-1)
+    perpendicular = noise - along.unsqueeze(-1) * axis
     r, keep = _near_side(length, a, b, along)
     delta, rise, b = FULL - length, _rise(r, length), cast(b, length)
     g = 2 * delta * rise / b
@@ -220,7 +213,16 @@ def _around(
     keep = keep * rise * kept_share(g) * correction(rho, rest, b)
     bend = sinc(0.25 * wider) * sinc(0.25 * (rho + gap)) / sinc(0.5 * delta)
     q = 0.5 * cut * rise * bend / torch.sin(0.5 * torch.minimum(r, FULL - r))
-    return r.unsqueeze(-1) * _so3_draw._direction(q, axis, perpendicular), keep
+    return r.unsqueeze(-1) * _direction(q, axis, perpendicular), keep
+
+
+def _direction(q: Tensor, axis: Tensor, perpendicular: Tensor) -> Tensor:
+    """Return the unit vector at the angle C from an axis, with q = sin²(C/2), and its azimuth."""
+    height = safe_norm(perpendicular)
+    towards = perpendicular / torch.where(height == 0, 1.0, height).unsqueeze(-1)
+    q = q.clamp(0, 1).unsqueeze(-1)
+    half_sine = (q * (1 - q)).clamp(min=1e-30).sqrt()  # with a finite slope at both ends
+    return (1 - 2 * q) * axis + 2 * half_sine * towards
 
 
 def _near_side(length: Tensor, a: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

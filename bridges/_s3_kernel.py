@@ -29,12 +29,7 @@ from torch import Tensor
 
 from bridges._shapes import cast, on_host
 from bridges._so3 import safe_norm, sinc
-from bridges._so3_kernel import (
-    _decaying_sinhc,
-    _decaying_sinhc_bend,
-    _inverse_sinc_slope,
-    images,
-)
+from bridges._so3_kernel import _inverse_sinc_slope, images, images_and_slope, kept_share
 
 SWITCH: Final = 4.6
 """The variance where the series takes over. Proposals change there too: both ways keep 0.56."""
@@ -130,7 +125,8 @@ def correction(angle: Tensor, rest: Tensor, v: Tensor) -> Tensor:
     """
     half = math.pi
     near = 1 + images(angle.clamp(max=half), v, 2 * FULL, 1)
-    pair = _pair(rest.clamp(max=half), v, FULL)
+    x = 2 * FULL * rest.clamp(max=half) / v
+    pair = 2 * FULL**2 / v * kept_share(x) - (1 + torch.exp(-x))
     return torch.where(angle < half, near, rest / angle.clamp(min=half) * pair)
 
 
@@ -149,12 +145,9 @@ def _about_identity(angle: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     total, slope = torch.ones_like(angle), torch.zeros_like(angle)
     for k in (1, 2):
         shift = 2 * FULL * k
-        y, size = shift * angle / v, 2 * shift**2 / v
-        nearer = torch.exp(-shift * (0.5 * shift - angle) / v)
-        total = total + images(angle, v, 2 * FULL, k)
-        # (d/dθ)(2 cosh y − size · sinh(y)/y)/θ, with y = shift · θ/v
-        change = (2 * _decaying_sinhc(y) - size * _decaying_sinhc_bend(y)) * (shift / v) ** 2
-        slope = slope + nearer * change
+        weight = torch.exp(-shift * (0.5 * shift - angle) / v)
+        pair, change = images_and_slope(angle, v, shift)
+        total, slope = total + weight * pair, slope + weight * change
     log_sum = torch.log(total) - torch.log(0.5 * sinc(0.5 * angle))
     return log_sum, slope / total - 1 / v + _inverse_sinc_slope(angle)
 
@@ -164,30 +157,11 @@ def _about_antipode(rest: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     total, slope = torch.zeros_like(rest), torch.zeros_like(rest)
     for k in (1, 3):
         shift = FULL * k
-        y, size = shift * rest / v, 2 * shift**2 / v
         weight = torch.exp(-(0.5 * (shift**2 - FULL**2) - (shift - FULL) * rest) / v)
-        total = total + weight * _pair(rest, v, shift)
-        # (d/dε)(size · sinh(y)/y − 2 cosh y)/ε
-        change = (size * _decaying_sinhc_bend(y) - 2 * _decaying_sinhc(y)) * (shift / v) ** 2
-        slope = slope + weight * change
+        pair, change = images_and_slope(rest, v, shift)
+        total, slope = total - weight * pair, slope - weight * change
     log_sum = torch.log(total) - torch.log(0.5 * sinc(0.5 * rest))
     return log_sum, 1 / v - _inverse_sinc_slope(rest) - slope / total
-
-
-def _pair(rest: Tensor, v: Tensor, shift: float) -> Tensor:
-    """Return e^{−y} (2c²/v · sinh(y)/y − 2 cosh y), for c = shift: a pair about the antipode."""
-    x = 2 * shift * rest / v
-    return 2 * shift**2 / v * kept_share(x) - (1 + torch.exp(-x))
-
-
-def kept_share(x: Tensor) -> Tensor:
-    """Return (1 − e^{−x})/x, and 1 at 0, with a slope that keeps its digits there."""
-    small = x < 0.04
-    safe = torch.where(small, 1.0, x)
-    low, series = torch.where(small, x, 0.0), torch.ones_like(x)
-    for order in range(8, 1, -1):
-        series = 1 - low * series / order
-    return torch.where(small, series, -torch.expm1(-safe) / safe)
 
 
 def _log_series(angle: Tensor, rest: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

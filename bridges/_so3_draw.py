@@ -75,7 +75,7 @@ def gaussian_proposal(
     noise = draws.normal((*shape, 3), dtype, device)
     rotvec = cast(v.sqrt(), noise, 1) * noise
     r = _so3.safe_norm(rotvec)
-    keep = _so3.sinc(0.5 * r)
+    keep = torch.sinc(r / (2 * math.pi))
     if not on_host(v) or v.item() > ONE_IMAGE:
         keep = keep * correction(r, cast(v.clamp(min=1e-30), r))
     return rotvec, torch.where(r < 2 * math.pi, keep, 0.0)
@@ -203,12 +203,12 @@ def _by_sides(rotvec: Tensor, a: Tensor, b: Tensor, draws: Draws) -> tuple[Tenso
 
 
 def _by_lift(
-    length: Tensor, axis: Tensor, a: Tensor, b: Tensor, draws: Draws
+    target: Tensor, length: Tensor, a: Tensor, b: Tensor, draws: Draws
 ) -> tuple[Tensor, Tensor]:
     """Propose R by the straight bridge to one lift of D: its side lengths and its azimuth."""
-    noise = draws.normal(axis.shape, axis.dtype, axis.device)
-    rotvec, r, rho, fits = _straight(length, axis, a, b, noise)
-    rot = _so3.exp(rotvec)
+    noise = draws.normal(target.shape, target.dtype, target.device)
+    q, r, rho, fits = _straight(target, length, a, b, noise)
+    rot = _so3.quat_to_matrix(q)
     if on_host(a, b) and (a + b).item() <= ONE_LIFT:
         return rot, fits
     keep = _correction(r, cast(a, r)) * _correction(rho, cast(b, r))
@@ -216,56 +216,51 @@ def _by_lift(
 
 
 def _straight(
-    length: Tensor, axis: Tensor, a: Tensor, b: Tensor, noise: Tensor
+    target: Tensor, length: Tensor, a: Tensor, b: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return R as a rotation vector, its two sides, and whether there is such a triangle."""
-    fraction, sigma = cast(a / (a + b), axis), cast((a * b / (a + b)).sqrt(), axis, 1)
-    along, perpendicular = _split(sigma * noise, axis)
-    height = _so3.safe_norm(perpendicular)
-    base, rest = fraction * length + along, (1 - fraction) * length - along
-    r, rho = torch.hypot(base, height), torch.hypot(rest, height)
-    q = _half_angle(length, r, rho, base, height)
-    rotvec = r.unsqueeze(-1) * _direction(q, axis, perpendicular)
-    far = (r >= 2 * math.pi) | (rho >= 2 * math.pi) | (r + rho + length >= 4 * math.pi)
-    return rotvec, r, rho, ~(far | (q > 1))
+    r"""Return R as a quaternion, its two sides, and whether there is such a triangle.
 
+    With w the target, L its length, p the bridge in ℝ³ and r, ρ its distances to the ends, R has
+    the sides r, ρ and the azimuth of p. By the half-angle formulas of both triangles it turns
+    about
 
-def _split(noise: Tensor, axis: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how far a vector goes along an axis, and what is left of it."""
-    along = (noise * axis).sum(-1)
-    return along, noise - along.unsqueeze(-1) * axis
+    .. math::
+        u = kk'\,p + \tfrac12 F\,\big(r(k + k') + F\,p \cdot w\big)\,w, \qquad F = (k - k')/L, \\
+        k^2 = \operatorname{sinc}\tfrac{r+L+\rho}4\,\operatorname{sinc}\tfrac{r+L-\rho}4, \qquad
+        k'^2 = \operatorname{sinc}\tfrac{\rho+r-L}4\,\operatorname{sinc}\tfrac{\rho-r+L}4 .
 
-
-def _direction(q: Tensor, axis: Tensor, perpendicular: Tensor) -> Tensor:
-    """Return the unit vector at the angle C from an axis, with q = sin²(C/2), and its azimuth."""
-    height = _so3.safe_norm(perpendicular)
-    towards = perpendicular / torch.where(height == 0, 1.0, height).unsqueeze(-1)
-    q = q.clamp(0, 1).unsqueeze(-1)
-    half_sine = (q * (1 - q)).clamp(min=1e-30).sqrt()  # with a finite slope at both ends
-    return (1 - 2 * q) * axis + 2 * half_sine * towards
+    No axis of w is needed, so R is smooth in w, at 0 too: F = (cos(r/2) − sinc(r/2))/r(k + k').
+    """
+    step = cast((a * b / (a + b)).sqrt(), noise, 1) * noise
+    p = torch.addcmul(step, cast(a / (a + b), noise, 1), target)
+    r, rho = _so3.safe_norm(torch.stack((p, target - p)))
+    perimeter = r + rho + length
+    sides = (perimeter, rho + r - length, r + length - rho, rho - r + length)
+    sinc = _so3.sinc(torch.stack((*sides, 2 * r)) / 4)
+    k, k_ = (sinc[:2] * sinc[2:4]).clamp(min=1e-30).sqrt()  # with a finite slope at 0
+    cos, both = torch.cos(0.5 * r), k + k_
+    close = 2 * math.sqrt(torch.finfo(r.dtype).eps) * r
+    limit = (cos - sinc[4]) / (both * r.clamp(min=1e-30))
+    bend = (k - k_) / torch.maximum(length, close).clamp(min=1e-15)
+    bend = torch.where(length <= close, limit, bend)
+    inner = 0.5 * ((r - rho) * (r + rho) + length**2)  # p · w
+    along = 0.5 * bend * (r * both + bend * inner)
+    u = torch.addcmul((k * k_).unsqueeze(-1) * p, along.unsqueeze(-1), target)
+    square = (r * r).clamp(min=1e-30) / (u * u).sum(-1).clamp(min=1e-30)
+    scale = 0.5 * sinc[4] * square.sqrt()
+    q = torch.cat((cos.unsqueeze(-1), scale.unsqueeze(-1) * u), -1)
+    fits = (r < 2 * math.pi) & (rho < 2 * math.pi) & (perimeter < 4 * math.pi)
+    return q, r, rho, fits
 
 
 def _lift(rotvec: Tensor, v: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Draw one of the two lifts of D to SU(2), as an angle in [0, 2π] and an axis."""
+    """Draw one of the two lifts of D to SU(2), as a rotation vector and its length up to 2π.
+
+    At 0 the far lift has no direction and is never drawn: it is left to `_by_sides`.
+    """
     angle = _so3.safe_norm(rotvec)
     zero = angle == 0
-    pole = torch.eye(3, dtype=rotvec.dtype, device=rotvec.device)[0]
-    axis = rotvec / torch.where(zero, 1.0, angle).unsqueeze(-1)
-    axis = torch.where(zero.unsqueeze(-1), pole, axis)
-    p_far = far_lift(angle, cast(v, angle))
+    p_far = torch.where(zero, 0.0, far_lift(angle, cast(v, angle)))
     far = draws.uniform(angle.shape, angle.dtype, angle.device) < p_far
-    length = torch.where(far, 2 * math.pi - angle, angle)
-    return length, torch.where(far.unsqueeze(-1), -axis, axis)
-
-
-def _half_angle(length: Tensor, r: Tensor, rho: Tensor, base: Tensor, height: Tensor) -> Tensor:
-    """Return sin²(C/2), C the angle between the axes of R and D, without cancellation."""
-    safe_r = torch.where(r == 0, 1.0, r)
-    flat = torch.where(
-        base > 0,
-        height**2 / (2 * safe_r * (safe_r + base.clamp(min=0))),
-        0.5 * (1 - base / safe_r),
-    )
-    bend = _so3.sinc(0.25 * (rho + r - length)) * _so3.sinc(0.25 * (rho - r + length))
-    flatten = _so3.sinc(0.5 * r) * _so3.sinc(0.5 * length)
-    return flat * bend / flatten
+    turned = torch.where(far, 1 - 2 * math.pi / torch.where(zero, 1.0, angle), 1.0)
+    return turned.unsqueeze(-1) * rotvec, torch.where(far, 2 * math.pi - angle, angle)

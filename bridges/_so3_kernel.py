@@ -13,13 +13,15 @@ and a sum over images (Poisson) for small v:
 """
 
 import math
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
 
 from bridges._shapes import cast, on_host
 from bridges._so3 import sinc
+
+Pair: TypeAlias = tuple[Tensor, Tensor]
 
 SWITCH: Final = 3.0
 """The variance where the series takes over; both forms reach float64 there with a few terms."""
@@ -49,18 +51,36 @@ def images(r: Tensor, v: Tensor, period: float, k: int) -> Tensor:
 
 
 def _decaying_sinhc(y: Tensor) -> Tensor:
-    """Return e^{−y} sinh(y)/y = (1 − e^{−2y})/2y, and 1 at 0."""
+    """Return e^{−y} sinh(y)/y = (1 − e^{−2y})/2y, and 1 at 0; its slope is not kept there."""
     small = y < 1e-12
     return torch.where(small, 1.0, -torch.expm1(-2 * y) / (2 * torch.where(small, 1.0, y)))
 
 
-def _decaying_sinhc_bend(y: Tensor) -> Tensor:
-    """Return e^{−y} (y cosh y − sinh y)/y³, the slope of sinh(y)/y over y, decaying; 1/3 at 0."""
-    small = y < 0.05
-    safe = torch.where(small, 1.0, y)
-    exact = (1 + torch.exp(-2 * safe) - 2 * _decaying_sinhc(safe)) / (2 * safe**2)
-    series = (1 / 3 + y**2 * (1 / 30 + y**2 / 840)) * torch.exp(-y)
-    return torch.where(small, series, exact)
+def kept_share(x: Tensor) -> Tensor:
+    """Return (1 − e^{−x})/x, and 1 at 0, with a slope that keeps its digits there."""
+    small = x < 0.01
+    safe = torch.where(small, 1.0, x)
+    low, series = torch.where(small, x, 0.0), torch.ones_like(x)
+    for order in range(6, 1, -1):
+        series = 1 - low * series / order
+    return torch.where(small, series, -torch.expm1(-safe) / safe)
+
+
+def images_and_slope(r: Tensor, v: Tensor, shift: float) -> Pair:
+    r"""Return a pair of images and its slope over r, both smooth in r and times e^{−y}.
+
+    .. math:: 2\cosh y - c\,\frac{\sinh y}y, \qquad
+        \frac1r \frac{d}{dr}\Big(2\cosh y - c\,\frac{\sinh y}y\Big), \qquad
+        y = \frac{\text{shift}\; r}v, \quad c = \frac{2\,\text{shift}^2}v
+    """
+    y, c = shift * r / v, 2 * shift**2 / v
+    cosh, sinhc, small = 1 + torch.exp(-2 * y), kept_share(2 * y), y < 0.05
+    safe, square = torch.where(small, 1.0, y), torch.where(small, y, 0.0) ** 2
+    # the slope of sinh(y)/y over y
+    exact = (cosh - 2 * sinhc) / (2 * safe**2)
+    series = (1 / 3 + square * (1 / 30 + square / 840)) * torch.exp(-y)
+    slope = 2 * sinhc - c * torch.where(small, series, exact)
+    return cosh - c * sinhc, slope * (shift / v) ** 2
 
 
 def far_lift(angle: Tensor, v: Tensor) -> Tensor:
@@ -90,16 +110,13 @@ def log_heat_kernel(angle: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _log_images(angle: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     front = cast(v / 8 + 0.5 * math.log(2 * math.pi) - 1.5 * torch.log(v), angle)
-    u, period = cast(v, angle), 2 * math.pi
+    u, angle = cast(v, angle), angle.clamp(max=math.pi)  # rounding past π would overflow
     total, slope = torch.ones_like(angle), torch.zeros_like(angle)
     for k in range(1, IMAGES + 1):
-        shift = period * k
-        y, size = shift * angle / u, 2 * shift**2 / u
-        nearer = torch.exp(-shift * (0.5 * shift - angle) / u)
-        total = total + (-1) ** k * images(angle, u, period, k)
-        # (d/dω)(2 cosh y − size · sinh(y)/y)/ω, with y = shift · ω/v
-        change = (2 * _decaying_sinhc(y) - size * _decaying_sinhc_bend(y)) * (shift / u) ** 2
-        slope = slope + (-1) ** k * nearer * change
+        shift = 2 * math.pi * k
+        weight = (-1) ** k * torch.exp(-shift * (0.5 * shift - angle) / u)
+        pair, change = images_and_slope(angle, u, shift)
+        total, slope = total + weight * pair, slope + weight * change
     by_angle = slope / total - 1 / u + _inverse_sinc_slope(angle)
     log_f = front - angle**2 / (2 * u) - torch.log(0.5 * sinc(0.5 * angle)) + torch.log(total)
     return log_f, by_angle
@@ -116,13 +133,15 @@ def _inverse_sinc_slope(angle: Tensor) -> Tensor:
 
 
 def _log_series(angle: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    cos = torch.cos(angle)
     total, slope = torch.ones_like(angle), torch.zeros_like(angle)
-    wave, wave_slope = torch.ones_like(angle), torch.zeros_like(angle)
+    # sin((l+½)ω)/sin(ω/2) and its slope in cos ω, by the recurrence of Chebyshev
+    wave, before = 1 + 2 * cos, torch.ones_like(angle)
+    wave_slope, slope_before = torch.full_like(angle, 2.0), torch.zeros_like(angle)
     for order in range(1, WAVES + 1):
-        # sin((l+½)ω)/sin(ω/2) = 1 + 2 Σ_{j≤l} cos jω
-        wave = wave + 2 * torch.cos(order * angle)
-        wave_slope = wave_slope - 2 * order**2 * sinc(order * angle)
         factor = cast((2 * order + 1) * torch.exp(-0.5 * order * (order + 1) * v), angle)
-        total = total + factor * wave
-        slope = slope + factor * wave_slope
-    return torch.log(total), slope / total
+        total, slope = total + factor * wave, slope + factor * wave_slope
+        turned = 2 * (wave + cos * wave_slope) - slope_before
+        wave, before = 2 * cos * wave - before, wave
+        wave_slope, slope_before = turned, wave_slope
+    return torch.log(total), -sinc(angle) * slope / total

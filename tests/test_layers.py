@@ -26,7 +26,7 @@ LAYERS = {
     "_so3_draw": "_shapes _draw _so3 _so3_kernel",
     "_sphere_kernel": "_shapes _draw _so3 _so3_kernel _so3_draw",
     "_s3_kernel": "_shapes _so3 _so3_kernel",
-    "_s3_draw": "_shapes _draw _so3 _so3_draw _s3_kernel",
+    "_s3_draw": "_shapes _draw _so3 _so3_kernel _so3_draw _s3_kernel",
     "_rate_matrix": "_shapes _tables",
     # time changes, time grids and schedules
     "clock": "_shapes",

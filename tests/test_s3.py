@@ -11,6 +11,7 @@ from bridges import _s3_draw
 from bridges import _s3_kernel as s3
 from bridges._draw import GeneratorDraws
 from bridges._so3 import unit
+from bridges._so3_kernel import kept_share
 from quaternion_cases import (
     FULL,
     about,
@@ -159,7 +160,7 @@ def test_correction_against_its_sum(v):
 
 def test_kept_share_has_a_smooth_slope():
     x = torch.tensor([0.0, 1e-12, 0.0399999, 0.0400001, 3.0, 1e30], requires_grad=True)
-    value = s3.kept_share(x)
+    value = kept_share(x)
     value.sum().backward()
     exact = np.array([-0.5, -0.5, -0.48686, -0.48686, -0.088983, 0.0])
     torch.testing.assert_close(x.grad, torch.tensor(exact).float(), rtol=1e-4, atol=1e-6)
@@ -243,13 +244,36 @@ def test_many_proposals_are_kept(ratio, b):
         assert kept > _s3_draw._least_share(a, b) - 4 / math.sqrt(n) / 2
 
 
+@DTYPES
+@pytest.mark.parametrize("theta", [0.0, 1e-9, 1e-4, 0.02, 1.0, 3.0, 5.0])
+@pytest.mark.parametrize(("a", "b"), [(1e-4, 3e-4), (0.3, 0.1), (1.4, 1.1)])
+def test_a_straight_bridge_closes_its_triangle(theta, a, b, dtype):
+    """R is at the sides of the bridge in ℝ³ from both ends, and in its plane with the target."""
+    target = torch.tensor(theta * AXIS, dtype=dtype).expand(2000, 3)
+    noise = torch.randn(2000, 3, generator=rng(9), dtype=DOUBLE).to(dtype)
+    length = torch.full((2000,), theta, dtype=dtype)
+    args = target, length, number(a), number(b), noise
+    q, _, _, fits = _s3_draw._so3_draw._straight(*args)
+    assert fits.double().mean() > 0.7
+    p = (a * target + math.sqrt(a * b * (a + b)) * noise).double()[fits] / (a + b)
+    q, end = q.double()[fits], s3.exp(target.double())[fits]
+    tol = 1e-14 if dtype == DOUBLE else 1e-6
+    close(q.norm(dim=-1), torch.ones_like(q[:, 0]), tol)
+    close(q[:, 0], torch.cos(0.5 * p.norm(dim=-1)), tol)
+    close((q * end).sum(-1), torch.cos(0.5 * (target.double()[fits] - p).norm(dim=-1)), tol)
+    axis = torch.tensor(AXIS).expand_as(p)
+    normal = torch.linalg.cross(axis, p)
+    close((normal * q[:, 1:]).sum(-1), torch.zeros_like(q[:, 0]), 10 * tol)
+    assert ((torch.linalg.cross(normal, axis) * q[:, 1:]).sum(-1) > -tol).all()
+
+
 def test_a_straight_bridge_is_kept_as_often_as_the_correction_says():
     for theta, a, b in ((5.9, 1.1, 0.6), (4.5, 3.9, 4.8)):
         n, v = 100_000, number(a + b)
         length = torch.full((n,), theta, dtype=DOUBLE)
-        axis = torch.tensor(AXIS).expand(n, 3)
+        target = torch.tensor(theta * AXIS).expand(n, 3)
         noise = torch.randn(n, 3, generator=rng(5), dtype=DOUBLE)
-        straight = _s3_draw._so3_draw._straight(length, axis, number(a), number(b), noise)
+        straight = _s3_draw._so3_draw._straight(target, length, number(a), number(b), noise)
         _, r, rho, fits = straight
         keep = s3.correction(r, FULL - r, number(a)) * s3.correction(rho, FULL - rho, number(b))
         share = s3.correction(length[:1], FULL - length[:1], v).item()
@@ -263,8 +287,8 @@ def test_no_proposal_should_be_kept_more_than_surely(gap, a, b):
     n = 20_000
     length = torch.full((n,), FULL - gap, dtype=DOUBLE)
     noise = torch.randn(n, 3, generator=rng(6), dtype=DOUBLE)
-    axis = torch.tensor(AXIS).expand(n, 3)
-    keep = _s3_draw._around(length, axis, number(a), number(b), noise)[1]
+    target = torch.tensor((FULL - gap) * AXIS).expand(n, 3)
+    keep = _s3_draw._around(target, length, number(a), number(b), noise)[1]
     assert keep.max() < 1 + 1e-9
 
 
