@@ -94,8 +94,8 @@ def _sum_of_singular_values(n: Tensor, c: Tensor, det: Tensor) -> Tensor:
     It is the largest root of λ⁴ − 2nλ² − 8 det M λ + n² − 4c. The eigenvalues of MᵀM, by the
     cosine of a third of an angle, are where Newton's method starts.
     """
-    spread = (n * n - 3 * c).clamp(min=torch.finfo(n.dtype).tiny).sqrt()
-    cos = (n * (n * n - 4.5 * c) + 13.5 * det * det) / spread**3
+    spread = (n * n - 3 * c).clamp(min=0).sqrt()
+    cos = (n * (n * n - 4.5 * c) + 13.5 * det * det) / (spread**3).clamp(min=SMALLEST)
     third = torch.acos(cos.clamp(-1, 1)) / 3
     first, second, last = (
         ((n + 2 * spread * torch.cos(third - 2 * math.pi * k / 3)) / 3).clamp(min=0).sqrt()

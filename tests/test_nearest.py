@@ -78,6 +78,18 @@ def test_slopes_and_second_slopes_against_differences(values):
     torch.testing.assert_close((back * g).sum(), along.square().sum())
 
 
+def test_slopes_at_rotations():
+    """Whose singular values are all one, exactly or to rounding."""
+    m = torch.cat((EYE[None], 3.0 * EYE[[1, 2, 0]][None], rotations(2000, 6))).requires_grad_()
+    g = torch.randn(3, 3, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+    (slope,) = torch.autograd.grad((nearest(m) * g).sum(), m)
+    found = m.detach()
+    scale = torch.linalg.matrix_norm(found, 2)[:, None, None]
+    inside = (found / scale).mT @ g
+    right = found / scale @ (inside - inside.mT) / (2 * scale)
+    torch.testing.assert_close(slope, right, rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE, torch.bfloat16])
 @pytest.mark.parametrize("values", [*UNIQUE, *MANY])
 def test_slopes_are_finite_and_small_at_every_matrix(values, dtype):
