@@ -4,7 +4,6 @@ A rotation of angle ω about the unit axis n has the rotation vector ωn and the
 (cos ω/2, n sin ω/2), scalar first. Gradients are finite at every angle, 0 and π included.
 """
 
-
 import torch
 from torch import Tensor
 

@@ -27,7 +27,7 @@ class Partial(Wrapper):
 
     process: Process
     mask: Tensor
-    name: str = "mask"
+    name: str = field(default="mask", repr=False)
     _inner: dict[tuple[int, ...], Process] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from bridges._device import widest
 from bridges._draw import Draws, as_draws
 from bridges._hooks import Hooks
+from bridges._precision import widened
 from bridges._shapes import CoupledTimeError, as_shape, cast, describe, expand_leading, is_leading
 from bridges._space import Space, expand_mask
 from bridges.clocked import Clocked
@@ -130,9 +131,9 @@ class StructuredDiffusion(Wrapper):
         return shape
 
     def _check_values(self, x: Tensor, name: str) -> None:
-        dims = tuple(range(-self.point_ndim, 0))
+        dims, eps, x = tuple(range(-self.point_ndim, 0)), torch.finfo(x.dtype).eps, widened(x)
         miss, size = (y.detach().abs().amax(dims) for y in (x - self.noise.project(x), x))
-        wrong = miss > max(1e-3, 4 * torch.finfo(x.dtype).eps) * size
+        wrong = miss > max(1e-3, 4 * eps) * size
         if bool(wrong.any()):
             raise ValueError(
                 f"Expected {name} to {self.noise.condition}; got one that is off by "
