@@ -132,8 +132,10 @@ def test_a_prior_has_the_shape_of_its_noise():
     for shape in ((), (1,)):
         with pytest.raises(ValueError, match="shape to begin with that of the noise"):
             process.sample_prior(shape)
+    clocked = StructuredDiffusion(OrnsteinUhlenbeckDiffusion(0.0).on(CLOCK), noise)
+    assert clocked.sample_prior((2,)).shape == (2, 4, 3)
     with pytest.raises(TypeError, match="put around the result"):
-        StructuredDiffusion(OrnsteinUhlenbeckDiffusion(0.0).on(CLOCK), noise)
+        StructuredDiffusion(OrnsteinUhlenbeckDiffusion(0.0).where(mask), noise)
 
 
 @pytest.mark.parametrize("rows", [3, 4])
