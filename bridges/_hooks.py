@@ -102,9 +102,12 @@ class Hooks(Space, ABC):
         """Return f(self, *pieces); a Joint returns the structure of f(part, *its pieces)."""
         return f(self, *pieces)
 
-    def _narrowed(self, x: State, like: State) -> State:
-        """Round a state that was computed on a widened one to the dtypes of `like`."""
-        return self._each(_rounded, x, like) if has_half(like) else x
+    def _narrowed(self, x: State, *given: State) -> State:
+        """Round a state that was computed on widened ones to the dtypes that they had.
+
+        What was handed on from a given state stays bit for bit.
+        """
+        return self._each(_rounded, x, *given) if has_half(given[0]) else x
 
     def _spread(self, value: Any, name: str) -> Any:
         """Return the value; a Joint gives each part the one value, or its own of a structure."""
@@ -134,5 +137,5 @@ class Hooks(Space, ABC):
         return torch.where(expand_leading((s == t).to(device), ndim), x_t, x_s)
 
 
-def _rounded(part: Hooks, x: Tensor, like: Tensor) -> Tensor:
-    return part._rounded(x, like.dtype) if like.dtype in HALF else x
+def _rounded(part: Hooks, x: Tensor, *given: Tensor) -> Tensor:
+    return part._rounded(x, given) if given[0].dtype in HALF else x

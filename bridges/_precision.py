@@ -13,8 +13,9 @@ from torch import Tensor
 
 from bridges._shapes import leaves, map_structure
 
-AUTOCAST: Final = ("cpu", "cuda", "mps", "xpu")
-"""The devices whose autocast is switched off."""
+_ACCELERATOR: Final = torch.accelerator.current_accelerator()
+AUTOCAST: Final = ("cpu",) if _ACCELERATOR is None else ("cpu", _ACCELERATOR.type)
+"""The devices whose autocast is switched off: the CPU's, and that of what torch was built for."""
 
 HALF: Final = (torch.float16, torch.bfloat16)
 
@@ -57,6 +58,8 @@ def widened(x: State) -> State:
 
 def has_half(x: Any) -> bool:
     """Whether a part of a state is in half precision."""
+    if isinstance(x, Tensor):
+        return x.dtype in HALF
     return any(leaf.dtype in HALF for leaf in leaves(x))
 
 

@@ -46,9 +46,12 @@ class Space:
         if not x.is_floating_point():
             raise TypeError(f"Expected {name} to be a floating tensor; got {describe(x)}.")
 
-    def _rounded(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Round a state that was computed in float32 to half precision, still on the space."""
-        return x.to(dtype)
+    def _rounded(self, x: Tensor, given: tuple[Tensor, ...]) -> Tensor:
+        """Round a state that was computed in float32 to half precision, still on the space.
+
+        `given` are the states in half precision that it was computed from.
+        """
+        return x.to(given[0].dtype)
 
     # ---------------------------------------------------------------- checks and times
 

@@ -84,9 +84,9 @@ class WrappedMotion(BrownianMotion):
         sigma = torch.clamp(v, max=self.period**2).sqrt()
         return wrap(x + cast(sigma, x) * draws.normal(x.shape, x.dtype, x.device), self.period)
 
-    def _rounded(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def _rounded(self, x: Tensor, given: tuple[Tensor, ...]) -> Tensor:
         # Rounding may cross the end of the range; states on other turns stay there.
-        y, half = x.to(dtype), self.period / 2
+        y, half = x.to(given[0].dtype), self.period / 2
         y = torch.where((y >= half) & (x < half), y - self.period, y)
         return torch.where((y < -half) & (x >= -half), y + self.period, y)
 

@@ -88,7 +88,7 @@ class Process(Measures):
         self._check_alike(x_0, x_t)
         s, t = self._times(x_t, s=s, t=t)
         ends, draws = (widened(x_0), widened(x_t)), as_draws(generator)
-        return self._narrowed(self._between(*ends, s, t, self._eta(eta), draws), x_t)
+        return self._narrowed(self._between(*ends, s, t, self._eta(eta), draws), x_t, x_0)
 
     @final
     @exact
@@ -115,6 +115,8 @@ class Process(Measures):
         device = torch.device("cpu" if device is None else device)
         wide = at_least_float32(dtype)
         x = self._prior(self._shape(shape), as_draws(generator), wide, device)
+        if wide == dtype:
+            return x
         return self._narrowed(x, map_structure(lambda leaf: _like(leaf, dtype), x))
 
     @final
@@ -209,5 +211,5 @@ class Process(Measures):
 
 
 def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return an empty tensor of a dtype; tokens keep theirs."""
-    return torch.empty(0, dtype=dtype if x.is_floating_point() else x.dtype)
+    """Return zeros like a tensor, of a dtype; tokens keep theirs."""
+    return torch.zeros_like(x, dtype=dtype if x.is_floating_point() else x.dtype)

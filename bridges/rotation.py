@@ -18,7 +18,7 @@ from bridges import _so3
 from bridges._draw import Draws
 from bridges._nearest import nearest
 from bridges._precision import widened
-from bridges._shapes import describe, expand_leading
+from bridges._shapes import describe
 from bridges._so3_draw import sample_between, sample_kernel, sample_uniform
 from bridges._so3_kernel import log_heat_kernel
 from bridges.manifold import BrownianMotion
@@ -66,7 +66,7 @@ class RotationDiffusion(BrownianMotion):
         return (math.pi**2 / 3 + 2) / 3
 
     def _exp(self, x: Tensor, w: Tensor) -> Tensor:
-        return _turned(x, _so3.exp(w))
+        return _so3.compose(x, _so3.exp(w))
 
     def _log(self, x: Tensor, y: Tensor) -> Tensor:
         return _so3.log(_so3.between(x, y))
@@ -78,11 +78,10 @@ class RotationDiffusion(BrownianMotion):
         return nearest(point)
 
     def _diffuse(self, x: Tensor, v: Tensor, draws: Draws) -> Tensor:
-        x_t = _turned(x, sample_kernel(v, x.shape[:-2], draws, x.dtype, x.device))
-        return torch.where(expand_leading(v > 0, x.ndim), x_t, x)
+        return _so3.compose(x, sample_kernel(v, x.shape[:-2], draws, x.dtype, x.device))
 
     def _bridge_along(self, x_0: Tensor, w: Tensor, a: Tensor, b: Tensor, draws: Draws) -> Tensor:
-        return _turned(x_0, sample_between(w, a, b, draws))
+        return _so3.compose(x_0, sample_between(w, a, b, draws))
 
     def _prior(self, shape: Any, draws: Draws, dtype: torch.dtype, device: torch.device) -> Tensor:
         return sample_uniform(shape, draws, dtype, device)
@@ -94,6 +93,16 @@ class RotationDiffusion(BrownianMotion):
         rotvec = self._log(x, y)
         return log_heat_kernel(_so3.safe_norm(rotvec), v)[1].unsqueeze(-1) * rotvec
 
+    def _rounded(self, x: Tensor, given: tuple[Tensor, ...]) -> Tensor:
+        # A product hands on how far its factors are off, and rounding adds to it: what has gone
+        # further than rounding alone can take it is put back. In float32 a run would have to take
+        # millions of steps for that.
+        dtype = given[0].dtype
+        off = _gap(x).amax((-2, -1), keepdim=True) > 3 * torch.finfo(dtype).eps
+        for state in given:
+            off = off & (x != state.to(x.dtype)).any(-1, keepdim=True).any(-2, keepdim=True)
+        return torch.where(off, _orthonormal(x), x).to(dtype)
+
     def _check_shape(self, x: Any, name: str) -> None:
         super()._check_shape(x, name)
         if x.shape[-2:] != (3, 3):
@@ -101,11 +110,11 @@ class RotationDiffusion(BrownianMotion):
 
     def _check_values(self, x: Tensor, name: str) -> None:
         allowed, x = max(ORTHOGONAL, 8 * torch.finfo(x.dtype).eps), widened(x)
-        gap = _so3.between(x, x) - torch.eye(3, dtype=x.dtype, device=x.device)
-        if x.numel() and not bool((gap.abs() < allowed).all() & (_so3.det(x) > 0).all()):
+        gap = _gap(x)
+        if x.numel() and not bool((gap < allowed).all() & (_so3.det(x) > 0).all()):
             raise ValueError(
                 f"Expected {name} to hold rotation matrices, orthonormal to {allowed:.2g} and "
-                f"right-handed; got a matrix that is {float(gap.abs().max()):.2g} off, with "
+                f"right-handed; got a matrix that is {float(gap.max()):.2g} off, with "
                 f"determinants down to {float(_so3.det(x).min()):.2g}."
             )
 
@@ -119,9 +128,14 @@ class RotationDiffusion(BrownianMotion):
         return 4 * (-torch.expm1(-1.25 * self.rate * t)).sqrt()
 
 
-def _turned(x: Tensor, step: Tensor) -> Tensor:
-    """Return x · step with orthonormal rows, so that no run of any length leaves the space."""
-    first, second, _ = _so3.compose(x, step).unbind(-2)
+def _orthonormal(rot: Tensor) -> Tensor:
+    """Return matrices that are nearly rotations with orthonormal rows."""
+    first, second, _ = rot.unbind(-2)
     first = _so3.unit(first)
     second = _so3.unit(second - (first * second).sum(-1, keepdim=True) * first)
     return torch.stack((first, second, torch.linalg.cross(first, second)), -2)
+
+
+def _gap(rot: Tensor) -> Tensor:
+    """Return how far matrices are from orthonormal, entry by entry."""
+    return (_so3.between(rot, rot) - torch.eye(3, dtype=rot.dtype, device=rot.device)).abs()

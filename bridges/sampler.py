@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bridges._device import host, widest
 from bridges._draw import Draws, Generator, as_draws
-from bridges._precision import exact, widened
+from bridges._precision import exact, has_half, widened
 from bridges._shapes import State, describe, leaves
 from bridges.process import Process
 from bridges.selfcondition import RunGuess
@@ -132,20 +132,25 @@ def _walk(
     times = _expanded(process, grid, x)
     carry, corrections = solver.start(process, times), solver.corrections
 
-    step, correct = exact(solver.step), exact(solver.correct)
+    step, correct, half = exact(solver.step), exact(solver.correct), has_half(x)
+
+    def rounded(x_s: State, x: State) -> State:
+        return process._narrowed(x_s, x) if half else x_s
 
     def steps(carry: Any, x: State) -> Iterator[Step]:
         model_time = process._model_time(grid[-1], x)
         for i in range(len(grid) - 1, 0, -1):
             prediction, s, t = guess(x, model_time), times[i - 1], times[i]
-            carry, x_s, x_0_hat = step(carry, prediction, widened(x), s, t, draws)
-            x, x_0_hat = process._narrowed(x_s, x), process._narrowed(x_0_hat, x)
+            x_t = widened(x) if half else x
+            carry, x_s, x_0_hat = step(carry, prediction, x_t, s, t, draws)
+            x, x_0_hat = rounded(x_s, x), rounded(x_0_hat, x)
             if i > 1 or corrections:
                 model_time = process._model_time(grid[i - 1], x)
             for _ in range(0 if corrections and _is_zero(grid[i - 1]) else corrections):
                 prediction_s = guess(x, model_time)
-                carry, x_s = correct(carry, prediction_s, widened(x), s, t, draws)
-                x = process._narrowed(x_s, x)
+                x_s = widened(x) if half else x
+                carry, x_s = correct(carry, prediction_s, x_s, s, t, draws)
+                x = rounded(x_s, x)
             done = Step(grid[i - 1], x, x_0_hat)
             done.prediction = prediction
             yield done

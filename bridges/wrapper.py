@@ -92,8 +92,8 @@ class Wrapper(Process):
     ) -> None:
         self.process._on_values(x, mask, check)
 
-    def _rounded(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.process._rounded(x, dtype)
+    def _rounded(self, x: Tensor, given: tuple[Tensor, ...]) -> Tensor:
+        return self.process._rounded(x, given)
 
     def _check_time(self, t: Tensor, name: str) -> None:
         self.process._check_time(t, name)

@@ -486,7 +486,7 @@ def test_a_long_run_stays_on_the_space(name, dtype):
         said = br.Noise(score)
         x, _ = process.sample_step(said, x, (i - 1) / 200, i / 200, generator=draws)
         assert x.dtype == dtype
-    assert off(process, x) <= 4 * torch.finfo(dtype).eps
+    assert off(process, x) <= (4 if dtype in HALF else 64) * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -561,8 +561,8 @@ def test_rounding_does_not_leave_the_circle():
     process = br.WrappedBrownianDiffusion(1.0, period=1.0)
     below = torch.tensor([0.49999, -0.3, -0.49999])
     for dtype in HALF:
-        x = process._rounded(below, dtype)
+        x = process._rounded(below, (below.to(dtype),))
         assert x.dtype == dtype
         assert ((x >= -0.5) & (x < 0.5)).all()
         outside = torch.tensor([0.5, 1.25, -0.75])
-        assert torch.equal(process._rounded(outside, dtype).float(), outside)
+        assert torch.equal(process._rounded(outside, (outside.to(dtype),)).float(), outside)
