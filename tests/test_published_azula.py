@@ -285,7 +285,7 @@ def test_the_steps_of_a_sampler_by_name_and_times_of_ones_own():
     assert Recorder(steps=3).timesteps.tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
     sampler = Recorder(2, timesteps=[0.1, 0.5, 0.9])
     torch.testing.assert_close(sampler(torch.zeros(2, 2)), torch.full((2, 2), 0.8))
-    given = torch.tensor([0.0, 0.5, 1.0])
+    given = torch.tensor([0.0, 0.5, 1.0], dtype=DOUBLE)
     sampler = Recorder(2, timesteps=given)
     given += 1
     assert sampler.timesteps.tolist() == [0.0, 0.5, 1.0]
