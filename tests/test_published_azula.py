@@ -628,6 +628,37 @@ def test_what_stands_beside_a_name_is_on_the_page_and_runs(name):
         assert sampler(sampler.init((B, D))).isfinite().all()
 
 
+def test_its_later_denoisers():
+    """`SimpleDenoiser`, and `GaussianDenoiser` with a covariance."""
+    backbone, schedule, x = CustomNN(), VPSchedule(), normal(B, D)
+
+    def guess(x_t, t):
+        alpha, sigma = (c.unsqueeze(-1) for c in schedule(t))
+        return backbone(x_t * torch.rsqrt(alpha**2 + sigma**2), (sigma / alpha).log().squeeze(-1))
+
+    process = br.GaussianDiffusion(schedule)
+    found = br.sample_backward(guess, process, [0.5, 1.0], x, solver=br.EulerSolver())
+    mean = backbone.numpy(x.numpy(), np.log(np.divide(*scales(schedule, 1.0)[::-1])))
+    close(found, ancestral(mean, x.numpy(), 1.0, 0.5, 0.0, eta=0.0))
+
+    m, half = normal(D, seed=2), normal(D, D, seed=3)
+    denoiser = br.CorrelatedNormalDenoiser(schedule, m, half @ half.T)
+    alpha, sigma = scales(schedule, 0.5)
+    cov = (half @ half.T).numpy()
+    gain = np.linalg.inv(alpha**2 * cov + sigma**2 * np.eye(D))
+    exact = m.numpy() + alpha * (x.numpy() - alpha * m.numpy()) @ gain @ cov
+    close(denoiser(x, 0.5).mean, exact, rtol=1e-9)
+
+
+def test_its_euler_sampler_is_ddim():
+    class Euler(SolverSampler):
+        solver = br.EulerSolver()
+
+    x = normal(B, D)
+    exact = DDIMSampler(Mine(), steps=8)(x)
+    torch.testing.assert_close(Euler(Mine(), steps=8)(x), exact)
+
+
 def test_later_times_of_azula():
     start, stop = 0.9, 0.1
     sampler = DDPMSampler(Mine(), steps=64, timesteps=torch.linspace(stop, start, 65))

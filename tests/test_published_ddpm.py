@@ -259,10 +259,12 @@ def test_their_tables_and_their_steps():
     exact = torch.cumprod(1.0 - torch.linspace(0.0001, 0.02, T), dim=0)
     found = theirs("float32", diffusion=diffusion)
     torch.testing.assert_close(found, exact, rtol=1e-6, atol=0)
-    before = torch.get_rng_state()
-    losses = [theirs("randint", diffusion=diffusion, x=normal(B, D)) for _ in range(2)]
-    assert losses[0] == losses[1]
-    assert torch.equal(torch.get_rng_state(), before)
+    x, noise, t = normal(B, D), normal(B, D, seed=2), torch.randint(0, T, (B,), generator=rng())
+    given = GivenDraws(uniforms=[(t.double() + 0.5) / T])
+    found = theirs(
+        "randint", diffusion=diffusion, eps_model=diffusion.eps_model, x=x, noise=noise, t=t
+    )
+    torch.testing.assert_close(found, diffusion.loss(x, noise, generator=given))
 
 
 @pytest.mark.parametrize("name", ["eps_model", "n_steps", "beta", "alpha", "alpha_bar", "sigma2"])
