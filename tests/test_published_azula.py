@@ -390,6 +390,23 @@ def test_what_a_sampler_refuses():
             DDPMSampler(denoiser, steps=2)
 
 
+def test_nothing_is_read_from_the_device():
+    """A tensor on the meta device has no values to read."""
+
+    class Euler(Ancestral):
+        def step(self, x_t, t, s, **kwargs):
+            (alpha_t, sigma_t), (alpha_s, sigma_s) = map(self.denoiser.schedule, (t, s))
+            mean = self.denoiser(x_t, t, **kwargs).mean
+            return alpha_s * mean + sigma_s / sigma_t * (x_t - alpha_t * mean)
+
+    denoiser = PreconditionedDenoiser(lambda x, noise: 0.1 * x, VPSchedule()).to("meta")
+    for make in (Euler, DDPMSampler, DDIMSampler):
+        sampler = make(denoiser, steps=3)
+        for shape in ((B, D), (D,)):
+            x_1 = sampler.init(shape)
+            assert sampler(x_1).device.type == "meta"
+
+
 def test_a_step_returns_to_the_dtype_of_the_state():
     class Wide(Recorder):
         def step(self, x_t, t, s, **kwargs):
