@@ -81,7 +81,7 @@ def sampler(kind: type, **options: Any) -> Callable[[Tensor, Tensor, int], Any]:
 
     def run(x: Tensor, x_0: Tensor, steps: int) -> Tensor:
         known = Known(x_0, PROCESS.schedule)
-        return kind(known, steps, timesteps=grid(steps), **options)(x)
+        return kind(known, steps=steps, timesteps=grid(steps), **options)(x)
 
     return run
 

@@ -36,7 +36,7 @@ from bridges.clock import (
 from bridges.correlated_noise import CovarianceFactor, SymmetricNoise
 from bridges.curve import CircleCurve, Curve, DataCurve, LineCurve, NoiseCurve
 from bridges.ddpm import DenoiseDiffusion
-from bridges.denoised_sampler import DDIMSampler, DDPMSampler, Sampler
+from bridges.denoised_sampler import DDIMSampler, DDPMSampler, Sampler, SolverSampler
 from bridges.denoiser import GaussianDenoiser, PreconditionedDenoiser, estimate_var
 from bridges.discrete_time import DiscreteTimeDiffusion
 from bridges.gaussian import BrownianDiffusion, GaussianDiffusion, OrnsteinUhlenbeckDiffusion
@@ -190,6 +190,7 @@ __all__ = [
     "ScoreDenoiser",
     "ShiftedSchedule",
     "Solver",
+    "SolverSampler",
     "SphereDiffusion",
     "Step",
     "StepIndex",

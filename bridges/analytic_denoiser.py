@@ -47,7 +47,8 @@ class NormalDenoiser(GaussianDenoiser):
     var: Tensor
 
     def __init__(self, schedule: Schedule, mean: float | Tensor, var: float | Tensor) -> None:
-        super().__init__(schedule)
+        super().__init__()
+        self.schedule = schedule
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float64).detach())
         self.register_buffer("var", checked_var(var, "var"))
 
@@ -130,7 +131,8 @@ class CorrelatedNormalDenoiser(PointDenoiser):
     eigenvectors: Tensor
 
     def __init__(self, schedule: Schedule, mean: Tensor, cov: Tensor) -> None:
-        super().__init__(schedule)
+        super().__init__()
+        self.schedule = schedule
         mean, cov = checked_data(mean, "mean", 1), checked_data(cov, "cov", 2)
         if cov.shape != (*mean.shape, *mean.shape):
             raise ValueError(
@@ -194,7 +196,8 @@ class MixtureDenoiser(PointDenoiser):
     def __init__(
         self, schedule: Schedule, weights: Tensor, means: Tensor, variances: Tensor
     ) -> None:
-        super().__init__(schedule)
+        super().__init__()
+        self.schedule = schedule
         means, weights = checked_data(means, "means", 2), checked_var(weights, "weights")
         variances = checked_var(variances, "variances")
         if weights.shape != means.shape[:1]:
@@ -254,7 +257,8 @@ class EmpiricalDenoiser(PointDenoiser):
     data: Tensor
 
     def __init__(self, schedule: Schedule, data: Tensor) -> None:
-        super().__init__(schedule)
+        super().__init__()
+        self.schedule = schedule
         data = checked_data(data, "data", 2)
         self.register_buffer("centre", data.mean(0))
         self.register_buffer("data", data - self.centre)

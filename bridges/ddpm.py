@@ -1,7 +1,7 @@
 r"""The discrete-time DDPM, in the words of the annotated one: steps are counted, networks say ε.
 
-With :math:`\beta_t` from 10⁻⁴ to 0.02 in T even steps, :math:`\alpha_t = 1 - \beta_t` and
-:math:`\bar\alpha_t = \prod_{i \le t} \alpha_i`,
+With a table of :math:`\beta_t`, here from 10⁻⁴ to 0.02 in T even steps unless another is given,
+:math:`\alpha_t = 1 - \beta_t` and :math:`\bar\alpha_t = \prod_{i \le t} \alpha_i`,
 
 .. math::
     q(x_t \mid x_0) &= N\big(\sqrt{\bar\alpha_t}\, x_0,\; 1 - \bar\alpha_t\big) \\
@@ -23,7 +23,7 @@ References:
 
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -41,10 +41,10 @@ from bridges._shapes import (
     is_leading,
     like,
 )
-from bridges.denoiser import ExactBuffers, answer, checked_backbone
+from bridges.denoiser import ExactBuffers, answer, checked_backbone, told_time
 from bridges.gaussian import GaussianDiffusion
 from bridges.network_denoiser import NoiseDenoiser, StepIndex
-from bridges.vp_schedule import TableSchedule
+from bridges.vp_schedule import TableSchedule, as_betas
 
 
 @final
@@ -55,9 +55,13 @@ class DenoiseDiffusion(ExactBuffers):
     of that of the state. States may have any shape.
 
     Args:
-        eps_model: ε_θ, called as `eps_model(x_t, t)` with t of shape (B,), int64; it returns a
-            tensor like x_t.
+        eps_model: ε_θ, called as `eps_model(x_t, t)` with int64 indices t, in their own shape or
+            of shape (B,) for a number, () for one where x_t has one dimension and so is one
+            example; it returns a tensor like x_t.
         n_steps: T, at least 2.
+        beta: β, T numbers between 0 and 1, of which the last may be 1: then the last step leaves
+            only noise, ε says nothing of x_0 there, and nothing is sampled from that step. None
+            for the paper's.
 
     Attributes:
         beta: β, float64, shape (T,), as are the others.
@@ -78,16 +82,18 @@ class DenoiseDiffusion(ExactBuffers):
     alpha_bar: Tensor
     sigma2: Tensor
 
-    def __init__(self, eps_model: Callable[..., Tensor], n_steps: int) -> None:
+    def __init__(
+        self, eps_model: Callable[..., Tensor], n_steps: int, *, beta: Any = None
+    ) -> None:
         super().__init__()
         n_steps = as_integer(n_steps, "n_steps", 2)
         self.eps_model, self.n_steps = checked_backbone(eps_model, "eps_model"), n_steps
-        self.schedule = TableSchedule.linear(n_steps)
-        beta = torch.tensor(self.schedule.betas, dtype=torch.float64)
-        self.register_buffer("beta", beta)
-        self.register_buffer("alpha", 1 - beta)
-        self.register_buffer("alpha_bar", torch.log1p(-beta).cumsum(0).exp())
-        self.register_buffer("sigma2", beta.clone())
+        self.schedule = _schedule(beta, n_steps)
+        table = torch.tensor(self.schedule.betas, dtype=torch.float64)
+        self.register_buffer("beta", table)
+        self.register_buffer("alpha", 1 - table)
+        self.register_buffer("alpha_bar", torch.log1p(-table).cumsum(0).exp())
+        self.register_buffer("sigma2", table.clone())
 
     @property
     def process(self) -> GaussianDiffusion:
@@ -135,16 +141,34 @@ class DenoiseDiffusion(ExactBuffers):
         self,
         x_0: Tensor,
         t: int | Tensor,
-        eps: Tensor | None = None,
+        noise: Tensor | None = None,
         *,
+        eps: Tensor | None = None,
         generator: Generator = None,
     ) -> Tensor:
-        """Draw x_t given x_0; `eps` is the noise, like x_0, if it was drawn before."""
+        """Draw x_t given x_0.
+
+        Args:
+            x_0: the clean state.
+            t: the index of a step.
+            noise: ε, like x_0, if it was drawn before.
+            eps: another name of the same.
+            generator: the source of ε.
+
+        Returns:
+            x_t, like x_0.
+
+        Raises:
+            TypeError, ValueError: if an argument is not as expected, or ε is given twice.
+        """
+        if noise is not None and eps is not None:
+            raise ValueError("Expected noise or eps, two names of one tensor; got both.")
         _check_state(x_0)
         x = widened(x_0)
         mean, var = self._q(x, t)
-        eps = _normal(x, as_draws(generator)) if eps is None else like(eps, x, "eps")
-        return (mean + var.sqrt() * eps).to(x_0.dtype)
+        given, name = (noise, "noise") if eps is None else (eps, "eps")
+        drawn = _normal(x, as_draws(generator)) if given is None else like(given, x, name)
+        return (mean + var.sqrt() * drawn).to(x_0.dtype)
 
     def p_x0(self, x_t: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
         r"""Return :math:`(x_t - \sqrt{1 - \bar\alpha_t}\,\varepsilon)/\sqrt{\bar\alpha_t}`."""
@@ -161,7 +185,7 @@ class DenoiseDiffusion(ExactBuffers):
         r"""Return the simplified loss, the mean of :math:`(\varepsilon - \varepsilon_\theta)^2`.
 
         Args:
-            x_0: clean states, of at least one dimension; each gets a step at random.
+            x_0: clean states, batch first; each gets a step at random.
             noise: ε, if it was drawn before.
             generator: the source of the steps, by one uniform number each, and then of ε.
         """
@@ -273,11 +297,11 @@ class DenoiseDiffusion(ExactBuffers):
     # ---------------------------------------------------------------- indices
 
     def _index(self, t: int | Tensor, x: Tensor) -> Tensor:
-        """Return an index as an int64 tensor on the state's device, of shape (B,) for a number."""
+        """Return an index as an int64 tensor on the state's device, as the network is told it."""
         _check_state(x)
         if isinstance(t, Integral) and not isinstance(t, bool):
             self._check_range(int(t), int(t))
-            return torch.full(x.shape[:1], int(t), device=x.device)
+            return told_time(torch.full((), int(t), device=x.device), x)
         if not isinstance(t, Tensor) or t.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"Expected t to be an integer or an int64 tensor; got {describe(t)}.")
         if not is_leading(t.shape, x.shape):
@@ -287,7 +311,7 @@ class DenoiseDiffusion(ExactBuffers):
             )
         if t.numel():
             self._check_range(int(t.min()), int(t.max()))
-        return t.to(x.device, torch.int64)
+        return told_time(t.to(x.device, torch.int64), x)
 
     def _check_told(self, t: int | Tensor) -> None:
         """Raise where ε says nothing of x_0: after a last step that leaves only noise."""
@@ -307,6 +331,16 @@ class DenoiseDiffusion(ExactBuffers):
     def _gather(self, table: Tensor, t: Tensor, x: Tensor) -> Tensor:
         """Return the entries of a table, broadcasting with the state, in float64."""
         return expand_leading(table.to(x.device).take(t), x.ndim)
+
+
+def _schedule(beta: Any, n_steps: int) -> TableSchedule:
+    """Return the schedule of a table of β, or raise unless it has n_steps of them."""
+    if beta is None:
+        return TableSchedule.linear(n_steps)
+    betas = as_betas(beta, "beta")
+    if len(betas) != n_steps:
+        raise ValueError(f"Expected beta to hold n_steps = {n_steps} numbers; got {len(betas)}.")
+    return TableSchedule(betas)
 
 
 def _normal(x: Tensor, draws: Draws) -> Tensor:

@@ -46,21 +46,29 @@ class ExactBuffers(nn.Module):
 class GaussianDenoiser(ExactBuffers, ABC):
     """A module whose call `denoiser(x_t, t)` returns a normal law of x_0.
 
-    Args:
-        schedule: α and σ of the states that it is given; also an attribute. Where a denoiser says
-            so it may be replaced at any time.
+    A denoiser of your own calls `super().__init__()`, sets its schedule and writes `forward`.
 
-    Raises:
-        TypeError: if it is not a Schedule.
+    Attributes:
+        schedule: α and σ of the states that it is given; anything but a Schedule raises a
+            TypeError. Where a denoiser says so it may be replaced at any time.
+
+    >>> from bridges.vp_schedule import VPSchedule
+    >>> class Mine(GaussianDenoiser):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.schedule = VPSchedule()
+    ...     def forward(self, x_t, t, **kwargs):
+    ...         return Gaussian(0 * x_t, torch.ones(()))
+    >>> Mine()(torch.ones(2, 3), 0.5).mean[0]
+    tensor([0., 0., 0.])
     """
 
     schedule: Schedule
 
-    def __init__(self, schedule: Schedule) -> None:
-        super().__init__()
-        if not isinstance(schedule, Schedule):
-            raise TypeError(f"Expected schedule to be a Schedule; got {describe(schedule)}.")
-        self.schedule = schedule
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "schedule" and not isinstance(value, Schedule):
+            raise TypeError(f"Expected schedule to be a Schedule; got {describe(value)}.")
+        super().__setattr__(name, value)
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Time, **kwargs: Any) -> Gaussian:
@@ -79,9 +87,8 @@ class GaussianDenoiser(ExactBuffers, ABC):
         """
 
     def _time(self, t: Time, x_t: Tensor) -> Tensor:
-        """Return t in float64 as a network is told it: in its own shape, (B,) for a number."""
-        time = t.to(widest(t.device)) if isinstance(t, Tensor) else host(t)
-        return time.expand(x_t.shape[:1]) if time.ndim == 0 else time
+        """Return t in float64, in the shape in which a network is told it."""
+        return told_time(t.to(widest(t.device)) if isinstance(t, Tensor) else host(t), x_t)
 
     def _scales(self, x_t: Tensor, t: Time, point_ndim: int = 0) -> tuple[Tensor, Tensor]:
         """Return α_t and σ_t in float64, broadcasting over the numbers of x_t."""
@@ -110,8 +117,9 @@ class PreconditionedDenoiser(GaussianDenoiser):
 
     Args:
         backbone: F, called as `backbone(c_in * x_t, c_noise, **kwargs)`, with c_noise in the shape
-            of t, (B,) for a number; it returns a tensor like x_t. A module is given both in the
-            dtype of its parameters, a function c_noise at least in float32.
+            of t, (B,) for a number, () for one where x_t has one dimension and so is one example;
+            it returns a tensor like x_t. A module is given both in the dtype of its parameters, a
+            function c_noise at least in float32.
         schedule: α and σ; it may be replaced at any time.
         var_x: σ_x², the variance of the data, positive: a number, or a tensor that broadcasts with
             the state, such as (C, 1, 1) for channels; see `estimate_var`.
@@ -130,7 +138,8 @@ class PreconditionedDenoiser(GaussianDenoiser):
     def __init__(
         self, backbone: Callable[..., Tensor], schedule: Schedule, var_x: float | Tensor = 1.0
     ) -> None:
-        super().__init__(schedule)
+        super().__init__()
+        self.schedule = schedule
         self.backbone = checked_backbone(backbone)
         self.register_buffer("var_x", checked_var(var_x, "var_x"))
 
@@ -183,6 +192,17 @@ class PreconditionedDenoiser(GaussianDenoiser):
         level, shape = scales.noise_level(), self._time(t, x_t).shape
         noise = level.expand(shape) if level.ndim == 0 else level.reshape(shape)
         return answer(self.backbone, scales.input(x_t), noise.to(x_t.device), **kwargs)
+
+
+def told_time(t: Tensor, x_t: Tensor) -> Tensor:
+    """Return a time as a network is told it: in its own shape, or (B,) for a number.
+
+    A state of one dimension at one time is one example, not B of them: the shape stays ().
+
+    >>> [told_time(torch.tensor(0.5), torch.zeros(shape)).shape for shape in ((4, 3), (4,))]
+    [torch.Size([4]), torch.Size([])]
+    """
+    return t.expand(x_t.shape[:1]) if t.ndim == 0 and x_t.ndim > 1 else t
 
 
 def answer(backbone: Callable[..., Any], x: Tensor, told: Tensor, **kwargs: Any) -> Tensor:

@@ -68,8 +68,9 @@ class NetworkDenoiser(GaussianDenoiser):
 
     Args:
         backbone: called as `backbone(x_t, t, **kwargs)`, with t in its own shape, (B,) for a
-            number; it returns a tensor like x_t. A module is given both in the dtype of its
-            parameters (integers stay so), a function t at least in float32.
+            number, () for one where x_t has one dimension and so is one example; it returns a
+            tensor like x_t. A module is given both in the dtype of its parameters (integers stay
+            so), a function t at least in float32.
         schedule: α and σ of the states that the network was trained on. Others are served by a
             `RescheduledDenoiser` around this one.
         time: `time(t)` is what the network is told instead of t, from float64 times; such as
@@ -90,7 +91,8 @@ class NetworkDenoiser(GaussianDenoiser):
         *,
         var_x: float | Tensor = 1.0,
     ) -> None:
-        super().__init__(schedule)
+        super().__init__()
+        self.schedule = schedule
         if time is not None and not callable(time):
             raise TypeError(f"Expected time to be callable; got {describe(time)}.")
         self.backbone, self.time = checked_backbone(backbone), time
@@ -229,7 +231,8 @@ class RescheduledDenoiser(GaussianDenoiser):
     """
 
     def __init__(self, denoiser: GaussianDenoiser, schedule: Schedule) -> None:
-        super().__init__(schedule)
+        super().__init__()
+        self.schedule = schedule
         if not isinstance(denoiser, GaussianDenoiser):
             raise TypeError(
                 f"Expected denoiser to be a GaussianDenoiser; got {describe(denoiser)}."

@@ -22,15 +22,40 @@ from typing import final
 import torch
 from torch import Tensor
 
-from bridges._shapes import describe, positive
+from bridges._device import host, widest
+from bridges._shapes import as_number, describe, positive
 
 
 class Schedule(ABC):
     """The scales α and σ on t in [0, 1], with α/σ falling.
 
-    All methods take and return float64 tensors of any shape. Derive from the class of the curve
-    that the scales keep to.
+    A schedule is called as `schedule(t)`, on a number or a tensor. All its other methods take and
+    return float64 tensors of any shape. Derive from the class of the curve that the scales keep
+    to.
     """
+
+    def __call__(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Return α_t and σ_t.
+
+        Args:
+            t: the time, a number or a real tensor of any shape.
+
+        Returns:
+            Both in the shape of t, computed in float64; in the dtype of t if that is floating.
+
+        Raises:
+            TypeError: if t is neither a number nor a real tensor.
+
+        >>> RectifiedSchedule()(torch.tensor([0.0, 0.3, 1.0]))
+        (tensor([1.0000, 0.7000, 0.0000]), tensor([0.0000, 0.3000, 1.0000]))
+        """
+        if not isinstance(t, Tensor):
+            t = host(as_number(t, "the time t"))
+        if t.is_complex() or t.dtype == torch.bool:
+            raise TypeError(f"Expected the time t to be real; got {describe(t)}.")
+        time = t.to(widest(t.device))
+        dtype = t.dtype if t.is_floating_point() else time.dtype
+        return self.alpha(time).to(dtype), self.sigma(time).to(dtype)
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ class VESchedule(ExplodingSchedule):
         Song & Ermon, Generative modeling by estimating gradients of the data distribution, 2019.
         Song et al., Score-based generative modeling through stochastic differential equations,
         2021; 0.01 and 50 there.
+        azula, whose defaults these are.
 
     Args:
         sigma_min: σ at t = 0, positive.
@@ -31,8 +32,8 @@ class VESchedule(ExplodingSchedule):
     tensor([1.0000e-02, 1.0000e+00, 1.0000e+02])
     """
 
-    sigma_min: float
-    sigma_max: float
+    sigma_min: float = 1e-3
+    sigma_max: float = 1e3
 
     def __post_init__(self) -> None:
         _check_sigmas(self.sigma_min, self.sigma_max)

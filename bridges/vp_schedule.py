@@ -204,16 +204,7 @@ class TableSchedule(VariancePreservingSchedule):
     _points: Constant = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        values: Any = self.betas
-        values = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
-        if not isinstance(values, Sequence) or isinstance(values, str) or len(values) < 2:
-            raise ValueError(
-                f"Expected betas to hold at least 2 numbers; got {describe(self.betas)}."
-            )
-        betas = tuple(as_number(beta, f"betas[{i}]") for i, beta in enumerate(values))
-        wrong = [beta for beta in betas if not 0 < beta < 1]
-        if wrong and not (len(wrong) == 1 and betas[-1] == 1):
-            raise ValueError(f"Expected betas to lie between 0 and 1; got {wrong[0]!r}.")
+        betas = as_betas(self.betas, "betas")
         log_kept = torch.log1p(-host(betas)).cumsum(0)
         points = log_kept - torch.log(-torch.expm1(log_kept))
         object.__setattr__(self, "betas", betas)
@@ -285,3 +276,23 @@ class TableSchedule(VariancePreservingSchedule):
             late = log_snr <= points[n - 2]
             inside = torch.where(late, n - torch.exp(0.5 * (log_snr - points[n - 2])), inside)
         return torch.where(early, torch.exp(points[0] - log_snr), inside) / n
+
+
+def as_betas(betas: Any, name: str) -> tuple[float, ...]:
+    """Return a table of shares as numbers, or raise.
+
+    Args:
+        betas: T ≥ 2 numbers between 0 and 1, of which the last may be 1.
+        name: what the argument is called.
+
+    >>> as_betas(torch.tensor([0.25, 1.0]), "betas")
+    (0.25, 1.0)
+    """
+    values = betas.tolist() if isinstance(betas, Tensor | np.ndarray) else betas
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) < 2:
+        raise ValueError(f"Expected {name} to hold at least 2 numbers; got {describe(betas)}.")
+    table = tuple(as_number(beta, f"{name}[{i}]") for i, beta in enumerate(values))
+    wrong = [beta for beta in table if not 0 < beta < 1]
+    if wrong and not (len(wrong) == 1 and table[-1] == 1):
+        raise ValueError(f"Expected {name} to lie between 0 and 1; got {wrong[0]!r}.")
+    return table

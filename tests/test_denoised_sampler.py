@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from bridges import GivenDraws, Noise, sample_backward
-from bridges.denoised_sampler import DDIMSampler, DDPMSampler, Sampler
+from bridges.denoised_sampler import DDIMSampler, DDPMSampler, SolverSampler
 from bridges.gaussian import GaussianDiffusion
 from bridges.multistep import AdamsBashforthSolver
 from bridges.one_step import DDIMSolver
@@ -55,7 +55,7 @@ def test_samplers_are_their_formulas(schedule, eta):
     exact = by_hand(denoiser, x, grid, eta, normals)
     # The step to 0 draws nothing, since σ is 0 there.
     noise = GivenDraws(normals=list(normals.flip(0))[:3])
-    found = DDIMSampler(denoiser, 4, eta=eta)(x, generator=noise)
+    found = DDIMSampler(denoiser, eta, steps=4)(x, generator=noise)
     torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-10)
     if eta == 1:
         noise = GivenDraws(normals=list(normals.flip(0))[:3])
@@ -65,7 +65,7 @@ def test_samplers_are_their_formulas(schedule, eta):
 @schedules
 def test_ddim_draws_nothing_at_eta_zero(schedule):
     denoiser, x = Bent(schedule), torch.randn(3, 2, generator=rng(1), dtype=DOUBLE)
-    found = DDIMSampler(denoiser, 4)(x, generator=NoDraws())
+    found = DDIMSampler(denoiser, steps=4)(x, generator=NoDraws())
     exact = by_hand(denoiser, x, [0.0, 0.25, 0.5, 0.75, 1.0], 0.0, torch.zeros(5))
     torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-10)
 
@@ -79,7 +79,7 @@ def test_the_grid_and_how_the_denoiser_is_asked():
     torch.testing.assert_close(
         denoiser.seen, [torch.full((3,), t) for t in (1.0, 0.8, 0.6, 0.4, 0.2)]
     )
-    own = DDIMSampler(Bent(RectifiedSchedule()), 2, timesteps=[0.1, 0.5, 0.9])
+    own = DDIMSampler(Bent(RectifiedSchedule()), steps=2, timesteps=[0.1, 0.5, 0.9])
     own(x)
     assert [t[0].item() for t in own.denoiser.seen] == pytest.approx([0.9, 0.5])
 
@@ -96,16 +96,16 @@ def test_a_step_is_one_of_the_run():
 
 def test_the_schedule_is_looked_up_in_every_run():
     denoiser = Bent(RectifiedSchedule())
-    sampler, x = DDIMSampler(denoiser, 4), torch.randn(3, generator=rng(4))
+    sampler, x = DDIMSampler(denoiser, steps=4), torch.randn(3, generator=rng(4))
     first = sampler(x)
     denoiser.schedule = VPSchedule()
     assert sampler.process == GaussianDiffusion(VPSchedule())
-    assert torch.equal(sampler(x), DDIMSampler(Bent(VPSchedule()), 4)(x))
+    assert torch.equal(sampler(x), DDIMSampler(Bent(VPSchedule()), steps=4)(x))
     assert not torch.equal(sampler(x), first)
 
 
 def test_a_sampler_of_ones_own_names_a_solver():
-    class Bashforth(Sampler):
+    class Bashforth(SolverSampler):
         @property
         def solver(self):
             return AdamsBashforthSolver(3)
@@ -115,7 +115,7 @@ def test_a_sampler_of_ones_own_names_a_solver():
     exact = sample_backward(denoiser, sampler.process, sampler.timesteps, x, solver=sampler.solver)
     assert torch.equal(sampler(x), exact)
     with pytest.raises(TypeError):
-        Sampler(denoiser, 6)
+        SolverSampler(denoiser, 6)
 
 
 def test_a_denoiser_may_say_noise_and_runs_without_gradients():
@@ -125,12 +125,12 @@ def test_a_denoiser_may_say_noise_and_runs_without_gradients():
 
     weight = torch.tensor(1.0, requires_grad=True)
     x = torch.randn(3, 2, generator=rng(6))
-    end = DDIMSampler(SaysNoise(VPSchedule()), 4)(x)
+    end = DDIMSampler(SaysNoise(VPSchedule()), steps=4)(x)
     assert not end.requires_grad
     assert end.isfinite().all()
 
 
-@pytest.mark.parametrize("make", [DDPMSampler, lambda d, n: DDIMSampler(d, n, eta=0.5)])
+@pytest.mark.parametrize("make", [DDPMSampler, lambda d, n: DDIMSampler(d, 0.5, steps=n)])
 def test_samples_are_the_data(make, p_min):
     denoiser = on_a_line(GaussianDiffusion(RectifiedSchedule()))
     x = torch.randn(4_000, 1, generator=rng(7), dtype=DOUBLE)
@@ -149,7 +149,7 @@ def test_samples_are_the_data(make, p_min):
         (lambda d: DDPMSampler(d, 0), "steps to be an integer of at least 1; got 0."),
         (lambda d: DDPMSampler(d, 4.0), "steps to be an integer of at least 1; got 4.0."),
         (lambda d: DDPMSampler(d, 2, timesteps=[0.0, 1.0]), "timesteps to hold 3 times; got a li"),
-        (lambda d: DDIMSampler(d, 4, eta=-1), "eta to be at least 0; got -1"),
+        (lambda d: DDIMSampler(d, -1, steps=4), "eta to be at least 0; got -1"),
         (
             lambda d: DDPMSampler(d, 2, timesteps=[0.0, 1.0, 0.5]),
             r"timesteps to increase within \[0, 1\]",

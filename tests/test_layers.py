@@ -88,7 +88,7 @@ LAYERS = {
     "one_step": "_shapes _draw curve solver",
     "multistep": "_shapes _draw curve solver",
     "sampler": "_shapes _draw process selfcondition solver",
-    "denoised_sampler": "_shapes _draw gaussian one_step sampler schedule solver",
+    "denoised_sampler": "_shapes _draw gaussian one_step sampler schedule selfcondition solver",
     "unmasking": "_draw _shapes _space categorical clock clocked partial prediction process "
     "sampler selfcondition token_process wrapper",
     # pieces of networks

@@ -107,6 +107,26 @@ def of_denoiser(denoiser, shape=(B, 3)):
     yield br.DDPMSampler(denoiser, steps=3)(normal(*shape), generator=rng())
 
 
+class Bashforth(br.SolverSampler):
+    solver = br.AdamsBashforthSolver(3)
+
+
+class Ancestral(br.Sampler):
+    def __init__(self, denoiser, **kwargs):
+        super().__init__(**kwargs)
+        self.denoiser = denoiser
+
+    def step(self, x_t, t, s, **kwargs):
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = map(self.denoiser.schedule, (t, s))
+        mean = self.denoiser(x_t, t).mean
+        return alpha_s * mean + sigma_s / sigma_t * (x_t - alpha_t * mean)
+
+
+def of_sampler(sampler):
+    x_1 = sampler.init((B, 3), 0.3, 2.0, generator=rng(1))
+    return x_1, sampler(x_1, generator=rng(2)), sampler.step(x_1, torch.ones(()), torch.ones(()))
+
+
 def of_solver(solver):
     process = br.OrnsteinUhlenbeckDiffusion(0.3)
     return br.sample_backward(
@@ -292,9 +312,11 @@ CALLS = {
         br.RotationDiffusion(0.9), ROTATIONS, (B,), normal(B, 3)
     ),
     "SNRWeight": lambda: of_weight(br.SNRWeight()),
+    "Sampler": lambda: of_sampler(Ancestral(br.NormalDenoiser(VP, 0.3, 2.0), steps=3)),
     "Score": lambda: of_process(OU, normal(B, 3), (B, 3), said=br.Score(normal(B, 3))),
     "ScoreDenoiser": lambda: of_denoiser(br.ScoreDenoiser(mean_squared, VP)),
     "ShiftedSchedule": lambda: of_schedule(br.CosineSchedule().shifted(3.0)),
+    "SolverSampler": lambda: of_sampler(Bashforth(br.NormalDenoiser(VP, 0.3, 2.0), steps=3)),
     "SphereDiffusion": lambda: of_curved(br.SphereDiffusion(0.9), UNIT, (B,), normal(B, 3)),
     "StepIndex": lambda: br.StepIndex(1000)(T),
     "StratifiedTimes": lambda: of_times(br.StratifiedTimes()),
@@ -359,7 +381,7 @@ CALLS = {
 
 ABSTRACT = {
     *("Clock", "Curve", "Draws", "GaussianDenoiser", "GaussianSolver", "LinearNoise", "Loss"),
-    *("Prediction", "Process", "Sampler", "Schedule", "Solver", "Step", "Tangent", "TimeSampler"),
+    *("Prediction", "Process", "Schedule", "Solver", "Step", "Tangent", "TimeSampler"),
     "Weight",
 }
 """What is called through what derives from it, or only holds results."""
