@@ -44,6 +44,6 @@ def is_traced() -> bool:
 
 def in_transform(*tensors: Tensor) -> bool:
     """Whether one of the tensors is another inside a transform of `torch.func`."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
         return False
     return any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
