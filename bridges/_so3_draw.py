@@ -249,8 +249,9 @@ def _straight(
     square = (r * r).clamp(min=1e-30) / (u * u).sum(-1).clamp(min=1e-30)
     scale = 0.5 * sinc[4] * square.sqrt()
     q = torch.cat((cos.unsqueeze(-1), scale.unsqueeze(-1) * u), -1)
-    fits = (r < 2 * math.pi) & (rho < 2 * math.pi) & (perimeter < 4 * math.pi)
-    return q, r, rho, fits
+    # NaN counts as fitting, so that it shows instead of waiting for ever.
+    misses = (r >= 2 * math.pi) | (rho >= 2 * math.pi) | (perimeter >= 4 * math.pi)
+    return q, r, rho, ~misses
 
 
 def _lift(rotvec: Tensor, v: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,8 @@ import torch
 from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
-from bridges import Process
+from bridges import Draws, Process
+from bridges._draw import as_draws
 
 
 @dataclass(frozen=True)
@@ -196,3 +197,20 @@ class SeriesRotation(Process):
 
     def _error(self, prediction, x_0, x_t, t):
         raise NotImplementedError
+
+
+class Few(Draws):
+    """Draws that are soon used up: a row that waits for ever asks for ten thousand rounds."""
+
+    def __init__(self, seed):
+        self.draws, self.left = as_draws(torch.Generator().manual_seed(seed)), 500
+
+    def normal(self, shape, dtype, device):
+        self.left -= 1
+        assert self.left > 0
+        return self.draws.normal(shape, dtype, device)
+
+    def uniform(self, shape, dtype, device):
+        self.left -= 1
+        assert self.left > 0
+        return self.draws.uniform(shape, dtype, device)

@@ -22,6 +22,7 @@ from bridges._so3 import quat_to_matrix
 from bridges._two_sample import compare
 from bridges.quaternion import UnitQuaternionDiffusion
 from bridges.wrapper import Wrapper
+from oracles import Few
 from quaternion_cases import (
     FULL,
     GENERAL,
@@ -214,7 +215,7 @@ def test_nan_shows_and_does_not_wait_for_ever():
     said[2] = math.nan
     rows = (torch.full((4,), 0.5), torch.full((4,), 2.0))
     for s, t in ((0.1, 0.3), (0.5, 3.0), (1.0, 9.0), rows):
-        x_s, _ = UNIT.sample_step(said, x, s, t, generator=rng(22))
+        x_s, _ = UNIT.sample_step(said, x, s, t, generator=Few(22))
         assert x_s.isnan().any(-1).tolist() == [False, False, True, False]
 
 
