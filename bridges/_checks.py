@@ -11,7 +11,8 @@ from typing import Final
 
 from bridges._device import is_traced
 
-_CHECKED: Final = ContextVar("bridges_checked", default=True)
+_DEPTH: Final = ContextVar("bridges_unchecked", default=0)
+"""How many contexts without checks are open."""
 
 
 @contextmanager
@@ -31,13 +32,13 @@ def unchecked() -> Iterator[None]:
     >>> x_t.shape
     torch.Size([2, 3, 3])
     """
-    token = _CHECKED.set(False)
+    _DEPTH.set(_DEPTH.get() + 1)
     try:
         yield
-    finally:
-        _CHECKED.reset(token)
+    finally:  # also where contexts are left in another order than they were entered
+        _DEPTH.set(_DEPTH.get() - 1)
 
 
 def values_are_checked() -> bool:
     """Whether public methods look at values, here and now."""
-    return not is_traced() and _CHECKED.get()
+    return not is_traced() and _DEPTH.get() <= 0

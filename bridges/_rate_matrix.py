@@ -12,6 +12,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
+from bridges._device import may_look
 from bridges._shapes import Constant, on_host
 from bridges._tables import square
 
@@ -54,7 +55,7 @@ def stationary(rates: Tensor) -> Tensor | None:
         Grassmann, Taksar & Heyman, Regenerative analysis and steady state distributions for Markov
         chains, 1985.
     """
-    reach = (rates != 0).double() + torch.eye(len(rates), dtype=torch.float64)
+    reach = (rates != 0).double() + torch.eye(len(rates), dtype=torch.float64, device="cpu")
     for _ in range(math.ceil(math.log2(len(rates)))):
         reach = (reach @ reach > 0).double()
     home = (reach > 0).all(0).nonzero().squeeze(-1)
@@ -64,10 +65,10 @@ def stationary(rates: Tensor) -> Tensor | None:
     for n in range(len(home) - 1, 0, -1):
         rest[:n, n] /= rest[n, :n].sum()
         rest[:n, :n] += torch.outer(rest[:n, n], rest[n, :n])
-    weights = torch.ones(len(home), dtype=torch.float64)
+    weights = torch.ones(len(home), dtype=torch.float64, device="cpu")
     for n in range(1, len(home)):
         weights[n] = weights[:n] @ rest[:n, n]
-    pi = torch.zeros(len(rates), dtype=torch.float64)
+    pi = torch.zeros(len(rates), dtype=torch.float64, device="cpu")
     pi[home] = weights / weights.sum()
     return pi
 
@@ -161,6 +162,6 @@ class Uniformised(Exponential):
     def _squarings(self, halvings: Tensor) -> int:
         if on_host(halvings):
             return int(halvings)
-        if halvings.device.type == "cpu":
+        if may_look(halvings):
             return int(halvings.max()) if halvings.numel() else 0
         return SQUARINGS

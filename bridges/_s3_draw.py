@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from bridges import _so3_draw
+from bridges._device import may_look
 from bridges._draw import Draws, first_accepted
 from bridges._s3_kernel import (
     FULL,
@@ -181,7 +182,7 @@ def _triangle_proposal(
     """Propose R by the sides of its triangle with D, straight or around, by the same noise."""
     noise = draws.normal(rotvec.shape, rotvec.dtype, rotvec.device)
     length = safe_norm(rotvec).clamp(max=FULL)
-    total, free = cast(a + b, length), rotvec.device.type == "cpu"
+    total, free = cast(a + b, length), may_look(rotvec)
     q, r, rho, fits = _so3_draw._straight(rotvec, length, a, b, noise)
     if free and bool((FULL - length > SURE * total).all()):
         return q, fits

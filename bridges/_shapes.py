@@ -154,8 +154,10 @@ def expand_time(t: object, batch_shape: Sequence[int], device: torch.device, nam
 class CoupledTimeError(ValueError):
     """Times that differ inside one point, whose noise couples it."""
 
-    def __init__(self, name: str, shape: tuple[int, ...], part: str = "the process") -> None:
-        self.name, self.shape = name, shape
+    def __init__(self, name: str, shape: tuple[int, ...], path: tuple[object, ...] = ()) -> None:
+        self.name, self.shape, self.path = name, shape, path
+        part = "".join(f"[{key!r}]" for key in path)
+        part = part if len(path) > 1 else part[1:-1] or "the process"
         super().__init__(
             f"Expected the time {name} of {part} to be one for each example, since its noise "
             f"couples a point; got shape {shape}: give {part} times over the batch alone, and "
@@ -163,8 +165,8 @@ class CoupledTimeError(ValueError):
         )
 
     def of(self, part: object) -> "CoupledTimeError":
-        """Return the same error, with the name of the part."""
-        return CoupledTimeError(self.name, self.shape, repr(part))
+        """Return the same error, with the name of the part that it came from."""
+        return CoupledTimeError(self.name, self.shape, (part, *self.path))
 
 
 def on_host(*times: Tensor) -> bool:
@@ -193,7 +195,7 @@ class Constant:
         if device not in self._copies:
             value = next(iter(self._copies.values()))
             exact = value.dtype == torch.float64
-            with torch.inference_mode(mode=False):
+            with torch.inference_mode(False):  # noqa: FBT003  (compiled code takes no keyword)
                 copy = value.to(device, widest(device) if exact else value.dtype)
             self._copies[device] = copy
         return self._copies[device]
@@ -207,7 +209,7 @@ def lasting(value: Tensor) -> Tensor:
     >>> kept.is_inference()
     False
     """
-    with torch.inference_mode(mode=False):
+    with torch.inference_mode(False):  # noqa: FBT003  (compiled code takes no keyword)
         return value.clone() if value.is_inference() else value.detach()
 
 

@@ -63,7 +63,7 @@ def log_sphere_kernel(sin: Tensor, cos: Tensor, v: Tensor) -> tuple[Tensor, Tens
         cos: cos(β/2) ≥ 0, likewise.
         v: the variance in float64, broadcasting over the batch, above 0.
     """
-    half_turn = _widest(sin.detach(), cos.detach(), v)
+    half_turn = _widest(sin.detach(), cos.detach(), v.detach())
     node = (torch.arange(NODES, dtype=sin.dtype, device=sin.device) + 0.5) / NODES
     half = half_turn.unsqueeze(-1) * node
     turn_sin, turn_cos = half.sin(), half.cos()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from bridges._device import widest
-from bridges._shapes import Time, describe
+from bridges._precision import exact
+from bridges._shapes import Time, describe, lasting
 from bridges.denoiser import GaussianDenoiser, checked_var
 from bridges.prediction import Gaussian
 from bridges.schedule import Schedule
@@ -52,6 +53,7 @@ class NormalDenoiser(GaussianDenoiser):
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float64).detach())
         self.register_buffer("var", checked_var(var, "var"))
 
+    @exact
     def forward(self, x_t: Tensor, t: Time, **kwargs: Any) -> Gaussian:
         alpha, sigma = self._scales(x_t, t)
         mean, var = normal_posterior(x_t.to(widest(x_t.device)), alpha, sigma, self.mean, self.var)
@@ -87,6 +89,7 @@ class PointDenoiser(GaussianDenoiser):
     def _posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and the variances, for flat float64 points (*B, D)."""
 
+    @exact
     def forward(self, x_t: Tensor, t: Time, **kwargs: Any) -> Gaussian:
         shape, ndim = self.point_shape, len(self.point_shape)
         scales = self._scales(x_t, t, ndim)
@@ -260,8 +263,8 @@ class EmpiricalDenoiser(PointDenoiser):
         super().__init__()
         self.schedule = schedule
         data = checked_data(data, "data", 2)
-        self.register_buffer("centre", data.mean(0))
-        self.register_buffer("data", data - self.centre)
+        self.register_buffer("centre", lasting(data.mean(0)))
+        self.register_buffer("data", lasting(data - self.centre))
 
     @property
     def point_shape(self) -> torch.Size:
@@ -290,4 +293,4 @@ def checked_data(value: Tensor, name: str, least: int) -> Tensor:
             f"Expected {name} to have at least {least} dimensions and not to be empty; "
             f"got {describe(value)}."
         )
-    return value.detach().double()
+    return lasting(value.double())

@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from bridges._device import host
 from bridges._draw import Draws
 from bridges._shapes import State, cast, describe, expand_leading, on_host
 from bridges.clock import Clock
@@ -26,7 +27,7 @@ class Clocked(Wrapper):
     def __post_init__(self) -> None:
         if not isinstance(self.clock, Clock):
             raise TypeError(f"Expected clock to be a Clock; got {describe(self.clock)}.")
-        if (zero := self.clock(torch.zeros((), dtype=torch.float64)).item()) != 0:
+        if (zero := self.clock(host(0.0)).item()) != 0:
             raise ValueError(f"Expected clock to be 0 at time 0; got {zero}.")
 
     def _forward(self, x: State, s: Any, t: Any, draws: Draws) -> State:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bridges._checks import values_are_checked
 from bridges._device import widest
 from bridges._draw import Draws, Generator, as_draws
 from bridges._precision import widened
@@ -309,14 +310,16 @@ class DenoiseDiffusion(ExactBuffers):
                 f"Expected t to have a leading part of the shape {tuple(x.shape)}; "
                 f"got {tuple(t.shape)}."
             )
-        if t.numel():
+        if t.numel() and values_are_checked():
             self._check_range(int(t.min()), int(t.max()))
         return told_time(t.to(x.device, torch.int64), x)
 
     def _check_told(self, t: int | Tensor) -> None:
         """Raise where ε says nothing of x_0: after a last step that leaves only noise."""
         last = self.n_steps - 1
-        if self.schedule.forgets_in_a_step and bool(torch.as_tensor(t == last).any()):
+        if not self.schedule.forgets_in_a_step or not values_are_checked():
+            return
+        if bool(torch.as_tensor(t == last).any()):
             raise ValueError(
                 f"Expected t to be below {last}, where β is 1, as ε says nothing of x_0 there; "
                 f"got {last}."

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from bridges._device import host, widest
 from bridges._draw import Generator, as_draws
 from bridges._precision import at_least_float32
-from bridges._shapes import Time, cast, describe, expand_time, like, positive
+from bridges._shapes import Time, cast, describe, expand_time, lasting, like, positive
 from bridges.preconditioning import NumberPreconditioning
 from bridges.prediction import Gaussian
 from bridges.schedule import Schedule
@@ -267,9 +267,9 @@ def checked_backbone(backbone: Callable[..., Any], name: str = "backbone") -> Ca
 def checked_var(var: float | Tensor, name: str) -> Tensor:
     """Return a positive variance as a float64 tensor, or raise."""
     if not isinstance(var, Tensor):
-        return torch.tensor(positive(var, name), dtype=torch.float64)
+        return lasting(host(positive(var, name)))
     if not var.is_floating_point():
         raise TypeError(f"Expected {name} to be floating; got {describe(var)}.")
     if not bool(((var > 0) & var.isfinite()).all()):
         raise ValueError(f"Expected {name} to be positive and finite; got another number.")
-    return var.detach().double()
+    return lasting(var.double())

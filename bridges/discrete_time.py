@@ -78,7 +78,7 @@ class DiscreteTimeDiffusion(MatrixProcess):
             betas: β_1, …, β_T, in (0, 1].
             k: K, the number of states, at least 2.
         """
-        one = torch.eye(count(k), dtype=torch.float64)
+        one = torch.eye(count(k), dtype=torch.float64, device="cpu")
         return cls(torch.lerp(one, torch.full_like(one, 1 / k), _betas(betas)))
 
     @classmethod
@@ -94,7 +94,7 @@ class DiscreteTimeDiffusion(MatrixProcess):
             betas: β_1, …, β_T, in (0, 1].
             k: K, the number of states without the mask, at least 2.
         """
-        one = torch.eye(count(k) + 1, dtype=torch.float64)
+        one = torch.eye(count(k) + 1, dtype=torch.float64, device="cpu")
         return cls(torch.lerp(one, one[-1].expand_as(one), _betas(betas)), real=k)
 
     @classmethod
@@ -114,7 +114,7 @@ class DiscreteTimeDiffusion(MatrixProcess):
             betas: β_1, …, β_T, in (0, 1].
             k: K, the number of levels, at least 2.
         """
-        level = torch.arange(count(k), dtype=torch.float64)
+        level = torch.arange(count(k), dtype=torch.float64, device="cpu")
         apart = (level.unsqueeze(1) - level).square()
         weight = torch.exp(-4 * apart / ((k - 1) ** 2 * _betas(betas)))
         all_shifts = 2 * weight[:, :1].sum(-1, keepdim=True) - 1
@@ -132,7 +132,7 @@ class DiscreteTimeDiffusion(MatrixProcess):
     @cached_property
     def _from_0(self) -> Constant:
         """P_{0→t} for t = 0, …, T."""
-        products = [torch.eye(self.states, dtype=torch.float64)]
+        products = [torch.eye(self.states, dtype=torch.float64, device="cpu")]
         for step in torch.as_tensor(self.matrices):
             products.append(products[-1] @ step)
         return Constant(torch.stack(products))

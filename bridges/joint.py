@@ -219,5 +219,12 @@ def _named(key: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 
 def _masked(key: Any, part: Process, mask: Any) -> Process:
     """Return a part on a mask that is named after it."""
-    masked = part.where(mask)
-    return replace(masked, name=f"mask[{key!r}]") if isinstance(masked, Partial) else masked
+    return _renamed(part.where(mask), key)
+
+
+def _renamed(masked: Process, key: Any) -> Process:
+    if isinstance(masked, Joint):
+        return masked._rebuilt(lambda k, p: _renamed(p, key))
+    if isinstance(masked, Partial):
+        return replace(masked, name=f"mask[{key!r}]{masked.name.removeprefix('mask')}")
+    return masked

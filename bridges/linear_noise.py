@@ -7,7 +7,8 @@ pseudo-inverse :math:`(A A^T)^+`.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -148,39 +149,57 @@ class ZeroCentreOfMass(LinearNoise):
     def __post_init__(self) -> None:
         for name in ("n", "d"):
             object.__setattr__(self, name, as_count(getattr(self, name), name))
-        mask = torch.ones(self.n, dtype=torch.bool) if self.mask is None else self.mask
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            raise TypeError(f"Expected mask to be bool; got {describe(mask)}.")
-        weight = (
-            mask.new_ones(self.n, dtype=widest(mask.device))
-            if self.weight is None
-            else self.weight
-        )
-        if not isinstance(weight, Tensor) or weight.is_complex():
-            raise TypeError(f"Expected weight to be a real tensor; got {describe(weight)}.")
-        for name, value in (("mask", mask), ("weight", weight)):
-            if value.shape[-1:] != (self.n,):
-                raise ValueError(
-                    f"Expected {name} to have shape (…, {self.n}); got {tuple(value.shape)}."
-                )
-        if mask.ndim > 1 and weight.ndim > 1 and mask.shape != weight.shape:
-            raise ValueError(
-                f"Expected weight to have shape ({self.n},) or that of mask, {tuple(mask.shape)}; "
-                f"got {tuple(weight.shape)}."
-            )
-        self._prepare(mask, torch.where(mask, weight.to(mask.device, widest(mask.device)), 0.0))
-
-    def _prepare(self, mask: Tensor, w: Tensor) -> None:
-        mask = mask.expand(w.shape)
-        if values_are_checked() and not _has_mass(mask, w):
+        self._check_kinds()
+        self._check_shapes()
+        if values_are_checked() and not _has_mass(*self._masses()):
             raise ValueError(
                 "Expected weight to be at least 0 and not all 0; got one that is not."
             )
-        held = torch.zeros_like(mask) if self.held is None else self.held.to(mask.device)
-        if held.dtype != torch.bool or held.shape[-1:] != (self.n,):
-            raise ValueError(
-                f"Expected held to be bool, of shape (…, {self.n}); got {describe(held)}."
-            )
+        self._prepare()
+
+    def _check_kinds(self) -> None:
+        for name in ("mask", "held"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, Tensor) and value.dtype == torch.bool):
+                raise TypeError(f"Expected {name} to be bool; got {describe(value)}.")
+        weight = self.weight
+        if weight is not None and (not isinstance(weight, Tensor) or weight.is_complex()):
+            raise TypeError(f"Expected weight to be a real tensor; got {describe(weight)}.")
+
+    def _check_shapes(self) -> None:
+        for name in ("mask", "weight", "held"):
+            value = getattr(self, name)
+            if value is not None and value.shape[-1:] != (self.n,):
+                raise ValueError(
+                    f"Expected {name} to have shape (…, {self.n}); got {tuple(value.shape)}."
+                )
+        mask, weight = self.mask, self.weight
+        if mask is not None and weight is not None and mask.ndim > 1 and weight.ndim > 1:
+            if mask.shape != weight.shape:
+                raise ValueError(
+                    f"Expected weight to have shape ({self.n},) or that of mask, "
+                    f"{tuple(mask.shape)}; got {tuple(weight.shape)}."
+                )
+
+    def _masses(self) -> tuple[Tensor, Tensor]:
+        """Return which atoms there are and their masses, over one leading part of the batch."""
+        given = [v for v in (self.held, self.mask, self.weight) if v is not None]
+        device = given[0].device if given else torch.device("cpu")
+        rank = max((value.ndim for value in given), default=1)
+
+        def over(value: Tensor) -> Tensor:
+            between = [1] * (rank - value.ndim)
+            return value.to(device).reshape(*value.shape[:-1], *between, self.n)
+
+        one = torch.ones(self.n, dtype=torch.bool, device=device)
+        mask = over(one if self.mask is None else self.mask)
+        weight = over(one if self.weight is None else self.weight)
+        weight = torch.where(mask, weight.to(widest(device)), 0.0)
+        return mask.expand(weight.shape), weight
+
+    def _prepare(self) -> None:
+        mask, w = self._masses()
+        held = torch.zeros_like(mask) if self.held is None else self.held
         free = (held & mask).any(-1, keepdim=True)  # examples without a centre to keep
         mask, w = torch.where(free, mask & ~held, mask), torch.where(held & free, 0.0, w)
         free = free.squeeze(-1)
@@ -211,7 +230,11 @@ class ZeroCentreOfMass(LinearNoise):
                 f"Expected mask to have a leading part of the batch shape, or that and the "
                 f"{self.n} atoms; got shape {tuple(held.shape)}."
             )
-        return replace(self, held=held if self.held is None else self.held | held)
+        noise = copy(self)  # its values are known to be right
+        both = held if self.held is None else _either(self.held, held)
+        object.__setattr__(noise, "held", both)
+        noise._prepare()
+        return noise
 
     @property
     def point_shape(self) -> tuple[int, ...]:
@@ -267,6 +290,13 @@ class ZeroCentreOfMass(LinearNoise):
 
     def moving(self, device: torch.device) -> Tensor:
         return self._mask.on(device)
+
+
+def _either(a: Tensor, b: Tensor) -> Tensor:
+    """Return a | b over atoms, one of them over a leading part of the other's batch."""
+    rank = max(a.ndim, b.ndim)
+    a, b = (v.reshape(*v.shape[:-1], *[1] * (rank - v.ndim), v.shape[-1]) for v in (a, b))
+    return a.to(b.device) | b
 
 
 def _has_mass(mask: Tensor, w: Tensor) -> bool:

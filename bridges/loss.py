@@ -74,14 +74,13 @@ def standardloss(
     >>> standardloss(process, torch.rand(4), (torch.zeros(4, 3), torch.zeros(4, 5)), x_0).counts
     (tensor(12), tensor(4))
     """
-    if mask is not None:
-        process = process.where(mask)
-    process._check_clean(x_0, "x_0")
+    noised = process if mask is None else process.where(mask)
+    noised._check_clean(x_0, "x_0")
     if x_t is not None:
-        process._check(x_t, "x_t")
-        process._check_alike(x_0, x_t)
-    (expanded,) = process._times(x_0, t=t)
-    counted = process._counted(x_0, expanded)
+        noised._check(x_t, "x_t")
+        noised._check_alike(x_0, x_t)
+    (expanded,) = noised._times(x_0, t=t)
+    counted = noised._counted(x_0, expanded)
     ends = widened(x_0), None if x_t is None else widened(x_t)
     error = process.where(counted)._error(prediction, *ends, expanded)
     scale = _scale(scaler, process, t)
@@ -90,7 +89,8 @@ def standardloss(
     sums = map_structure(lambda e: e.sum(), elements)
     counts = map_structure(lambda c: c.sum(), counted)
     parts = map_structure(lambda total, n: total / n.clamp(min=1), sums, counts)
-    return Loss(sum(leaves(parts), torch.zeros(())), parts, sums, counts, elements)
+    first, *rest = leaves(parts)
+    return Loss(sum(rest, first), parts, sums, counts, elements)
 
 
 def _scale(scaler: Any, process: Process, t: Time) -> Any:

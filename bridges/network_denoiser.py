@@ -243,6 +243,7 @@ class RescheduledDenoiser(GaussianDenoiser):
         alpha, sigma = self._scales(x_t, t)
         log_snr = self.schedule.log_snr(self._time(t, x_t)).clamp(-2 * LOUDEST, 2 * LOUDEST)
         own_time = self.denoiser.schedule.inverse_log_snr(log_snr).clamp(0, 1)
+        own_time = torch.where(log_snr > -2 * LOUDEST, own_time, 1.0)  # not a rounding before it
         own_alpha, own_sigma = self.denoiser._scales(x_t, own_time)
         scale = torch.hypot(own_alpha, own_sigma) / torch.hypot(alpha, sigma)
         wide = widened(x_t)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bridges._draw import Draws
-from bridges._shapes import describe, expand_leading
+from bridges._shapes import describe, expand_leading, lasting
 from bridges._space import Space, expand_mask
 from bridges.prediction import Prediction
 from bridges.process import Process
@@ -34,7 +34,7 @@ class Partial(Wrapper):
         mask = torch.tensor(self.mask) if isinstance(self.mask, bool) else self.mask
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             raise TypeError(f"Expected {self.name} to be bool; got {describe(self.mask)}.")
-        object.__setattr__(self, "mask", mask)
+        object.__setattr__(self, "mask", lasting(mask))
         object.__setattr__(self, "_inner", {})
 
     def _inside(self, batch_shape: tuple[int, ...]) -> Process:

@@ -30,8 +30,7 @@ References:
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, Final, final
 
 import torch
@@ -85,12 +84,19 @@ class NumberPreconditioning(Preconditioning):
     mean: float = 0.0
     point_ndim: int = 0
 
-    @cached_property
+    _kept: list[tuple[Tensor, Tensor, Tensor]] = field(
+        default_factory=list, init=False, repr=False
+    )
+
+    @property
     def coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
-        """c_in, c_skip and c_out, float64, over the numbers of a state."""
-        alpha, sigma = (cast(c, c, self.point_ndim) for c in (self.alpha, self.sigma))
-        c_in = torch.rsqrt(alpha**2 * self.var_x + sigma**2)
-        return c_in, alpha * self.var_x * c_in**2, sigma * self.var_x.sqrt() * c_in
+        """c_in, c_skip and c_out, float64, over the numbers of a state; computed once."""
+        if not self._kept:  # a cached property, which compiled code can follow
+            alpha, sigma = (cast(c, c, self.point_ndim) for c in (self.alpha, self.sigma))
+            c_in = torch.rsqrt(alpha**2 * self.var_x + sigma**2)
+            c_skip, c_out = alpha * self.var_x * c_in**2, sigma * self.var_x.sqrt() * c_in
+            self._kept.append((c_in, c_skip, c_out))
+        return self._kept[0]
 
     def noise_level(self) -> Tensor:
         return level(self.sigma.log() - self.alpha.log())

@@ -139,7 +139,8 @@ class Mixture(Prediction):
         at = at.expand(*index.shape, *x.shape[x.ndim - point_ndim :])
         centre = self.centre.gather(dim, at).squeeze(dim).to(x.dtype)
         if not may_look(x):  # where there is no law, there is no point
-            centre = torch.where(drawn.reshape(*drawn.shape, *[1] * point_ndim), centre, math.nan)
+            drawn = drawn.reshape((*drawn.shape, *[1] * point_ndim))
+            centre = torch.where(drawn, centre, math.nan)
         return centre, self.variance.to(widest(x.device)).gather(-1, index).squeeze(-1)
 
     def negative_log_prob(self, log_kernels: Tensor) -> Tensor:

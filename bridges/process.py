@@ -199,8 +199,8 @@ class Process(Measures):
         """Return the process with its bridge at another temperature: no longer the law.
 
         Normals are multiplied by `scale`, and logits divided by it. Forward noising is unchanged.
-        Where no noise is drawn there is nothing to scale: `eta` = 0 and solvers that draw none
-        raise.
+        Where no noise is drawn there is nothing to scale: `eta` = 0, solvers that draw none, and
+        a model that says tokens in place of logits raise.
 
         Args:
             scale: the factor, positive; for a Joint, one or a structure.

@@ -176,14 +176,14 @@ def _load(
 ) -> tuple[Backbone, list[Residue]]:
     residues, atoms = read_residues(path, chains, model)
     coords = torch.from_numpy(atoms)
-    known = torch.tensor([residue.token is not None for residue in residues])
+    known = torch.tensor([residue.token is not None for residue in residues], device="cpu")
     whole = coords[..., :3, :].isfinite().flatten(-2).all(-1).reshape(-1, len(residues)).all(0)
     backbone = Backbone(
         coords=coords,
-        sequence=torch.tensor([residue.token or 0 for residue in residues]),
+        sequence=torch.tensor([residue.token or 0 for residue in residues], device="cpu"),
         mask=known & whole,
         chain_id=tuple(residue.chain for residue in residues),
-        res_id=torch.tensor([residue.number for residue in residues]),
+        res_id=torch.tensor([residue.number for residue in residues], device="cpu"),
         ins_code=tuple(residue.ins_code for residue in residues),
     )
     return backbone, residues

@@ -86,7 +86,7 @@ class GeneralDiscreteDiffusion(MatrixProcess):
         >>> GeneralDiscreteDiffusion.ordinal(3, 2.0).rates[1]
         tensor([ 2., -4.,  2.], dtype=torch.float64)
         """
-        beside = torch.ones(count(k) - 1, dtype=torch.float64).diag(1)
+        beside = torch.ones(count(k) - 1, dtype=torch.float64, device="cpu").diag(1)
         rates = positive(rate, "rate") * (beside + beside.T)
         return cls(rates - rates.sum(1).diag())
 

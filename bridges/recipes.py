@@ -65,8 +65,8 @@ def rfdiffusion(steps: int = 50) -> Joint:
     tensor([True, True, True])
     """
     steps = as_integer(steps, "steps", 15, what="an integer above 14")
-    beta = torch.linspace(0.01, 0.07, steps, dtype=torch.float64) * (200 / steps)
-    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    beta = torch.linspace(0.01, 0.07, steps, dtype=torch.float64, device="cpu") * (200 / steps)
+    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     forgotten = torch.cat((t[:1], -torch.log1p(-beta).cumsum(0)))
     variance = (0.02 + 1.5 * t + 0.5 * t**2) ** 2
     variance[0] = 0

@@ -11,6 +11,7 @@ References:
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, TypeAlias, final
 
 import torch
@@ -139,7 +140,7 @@ def null_like(prediction: Any) -> Any:
     if isinstance(prediction, tuple | list):
         return tuple(map(null_like, prediction))
     if isinstance(prediction, Prediction):
-        return prediction.filled(torch.full_like)
+        return _whole(prediction).filled(torch.full_like)
     if not isinstance(prediction, Tensor):
         raise TypeError(f"Expected a prediction to hold tensors; got {describe(prediction)}.")
     return torch.zeros_like(prediction)
@@ -147,7 +148,7 @@ def null_like(prediction: Any) -> Any:
 
 def _check_alike(estimate: Any, null: Any, name: str = "null") -> None:
     """Raise unless null has the structure of the estimate, or is one value for all of it."""
-    if not isinstance(null, dict | tuple | list | Bundle):
+    if isinstance(null, Tensor | Real):
         return
     if isinstance(null, dict) and isinstance(estimate, dict) and null.keys() == estimate.keys():
         for key in null:

@@ -240,9 +240,30 @@ class _SciPyLaw:
         return _by_numpy(self.law.logpdf, t)
 
 
+class _ByNumPy(torch.autograd.Function):
+    """A function of NumPy, number by number, that the transforms of `torch.func` take."""
+
+    @staticmethod
+    def forward(x: Tensor, f: Callable[[Any], Any]) -> Tensor:
+        value = np.asarray(f(x.detach().cpu().numpy()))
+        return torch.as_tensor(value, dtype=x.dtype, device=x.device).reshape(x.shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> Any:
+        return None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, f: Callable[[Any], Any]) -> Any:
+        return _ByNumPy.apply(x, f), in_dims[0]  # type: ignore[no-untyped-call]
+
+
 def _by_numpy(f: Callable[[Any], Any], x: Tensor) -> Tensor:
-    value = np.asarray(f(x.detach().cpu().numpy()))
-    return torch.as_tensor(value, dtype=x.dtype, device=x.device).reshape(x.shape)
+    value: Tensor = _ByNumPy.apply(x, f)  # type: ignore[no-untyped-call]
+    return value
 
 
 def unchecked(distribution: Distribution) -> Distribution:

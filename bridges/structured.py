@@ -155,10 +155,9 @@ class StructuredDiffusion(Wrapper):
         return replace(self, noise=self.noise.holding(~mask))
 
     def _expand(self, t: Any, x: Tensor, name: str = "t") -> Any:
-        batch_shape = self._batch_shape(x)
-        if isinstance(t, Tensor) and t.ndim > len(batch_shape):
-            if is_leading(t.shape, tuple(x.shape)):
-                raise CoupledTimeError(name, tuple(t.shape))
+        too_long = isinstance(t, Tensor) and t.ndim > len(self._batch_shape(x))
+        if too_long and is_leading(t.shape, tuple(x.shape)):
+            raise CoupledTimeError(name, tuple(t.shape))
         return Space._expand(self, t, x, name)
 
     def _on_values(
@@ -175,12 +174,9 @@ class StructuredDiffusion(Wrapper):
         if self.noise.element_ndim == 0:
             return counted
         moving = self.noise.moving(x.device)
-        return expand_leading(counted, counted.ndim + 1) & self._by_element(moving, x)
-
-    def _by_element(self, value: Tensor, x: Tensor) -> Tensor:
-        """Bring a value over the noise's batch and elements to those of a state."""
-        batch, ndim = value.shape[:-1], len(self._batch_shape(x))
-        return value.reshape(*batch, *[1] * (ndim - len(batch)), value.shape[-1])
+        between = [1] * (counted.ndim + 1 - moving.ndim)
+        moving = moving.reshape(*moving.shape[:-1], *between, moving.shape[-1])
+        return expand_leading(counted, counted.ndim + 1) & moving
 
     def _over(self, t: Any) -> Any:
         """Bring a time or a factor over the batch to one over the numbers of the points."""
@@ -278,7 +274,9 @@ class StructuredDiffusion(Wrapper):
 
     def _error(self, prediction: Any, x_0: Tensor, x_t: Tensor | None, t: Any) -> Tensor:
         if isinstance(prediction, Mixture):
-            return prediction.negative_log_prob(self._log_normals(prediction, x_0))
+            error = prediction.negative_log_prob(self._log_normals(prediction, x_0))
+            by_atom = self.noise.element_ndim > 0  # each has that of the whole point
+            return error.unsqueeze(-1).expand(x_0.shape[: error.ndim + 1]) if by_atom else error
         if isinstance(prediction, Tangent):
             point = self._mean_point(prediction, *known(x_t, t))
         else:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bridges._draw import Draws, TemperedDraws
-from bridges._shapes import State, positive
+from bridges._shapes import State, describe, positive
 from bridges._space import Space
 from bridges.process import Process
 
@@ -140,15 +140,24 @@ class Tempered(Wrapper):
             f"got {what}, which draws none."
         )
 
+    def _check_drawn(self, said: Any) -> None:
+        if self.scale != 1 and isinstance(said, Tensor) and not said.is_floating_point():
+            raise ValueError(
+                "Expected the model to say logits for a tempered process, which divides them; "
+                f"got {describe(said)}."
+            )
+
     def _bridge(self, x_0: State, x_t: State, s: Any, t: Any, eta: Any, draws: Draws) -> State:
         return self.process._between(x_0, x_t, s, t, eta, TemperedDraws(draws, self.scale))
 
     def _endpoint(self, prediction: Any, x_t: State, t: Any, draws: Draws) -> State:
+        self._check_drawn(prediction)
         return self.process._endpoint(prediction, x_t, t, TemperedDraws(draws, self.scale))
 
     def _step(
         self, prediction: Any, x_t: State, s: Any, t: Any, eta: Any, draws: Draws
     ) -> tuple[State, State]:
+        self._check_drawn(prediction)
         return self.process._step(prediction, x_t, s, t, eta, TemperedDraws(draws, self.scale))
 
     def _combine(
