@@ -42,7 +42,7 @@ def as_number(value: object, name: str) -> float:
     """Return a finite real number as a float, or raise."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"Expected {name} to be a number; got {describe(value)}.")
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:
         raise ValueError(f"Expected {name} to be finite; got {value!r}.")
     return float(value)
 
@@ -171,7 +171,9 @@ class CoupledTimeError(ValueError):
 
 def on_host(*times: Tensor) -> bool:
     """Whether every time is one number that can be read without waiting for a device."""
-    return all(t.ndim == 0 and t.device.type == "cpu" for t in times) and not in_transform(*times)
+    if torch.compiler.is_compiling() or in_transform(*times):  # there is no value to read
+        return False
+    return all(t.ndim == 0 and t.device.type == "cpu" for t in times)
 
 
 def cast(coefficient: Tensor, x: Tensor, point_ndim: int = 0) -> Tensor:
@@ -209,8 +211,36 @@ def lasting(value: Tensor) -> Tensor:
     >>> kept.is_inference()
     False
     """
+    if torch.compiler.is_compiling():
+        return value.detach()
     with torch.inference_mode(False):  # noqa: FBT003  (compiled code takes no keyword)
         return value.clone() if value.is_inference() else value.detach()
+
+
+class kept:
+    """A property of an object that never changes, computed where it is first asked for.
+
+    It is `functools.cached_property` without its lock, which compiled code cannot take.
+
+    >>> class Square:
+    ...     side = 3
+    ...
+    ...     @kept
+    ...     def area(self):
+    ...         return self.side**2
+    >>> square = Square()
+    >>> square.area, vars(square)
+    (9, {'area': 9})
+    """
+
+    def __init__(self, compute: Callable[[Any], Any]) -> None:
+        self.compute, self.__doc__ = compute, compute.__doc__
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Any:
+        if owner is None:
+            return self
+        value = owner.__dict__[self.compute.__name__] = self.compute(owner)
+        return value
 
 
 class Bundle:

@@ -189,7 +189,7 @@ class WrappedBrownianDiffusion(WrappedMotion):
         log_weight = -((turn.unsqueeze(-1) + offsets) ** 2) / (2 * cast(v, turn, 1))
         cdf = torch.softmax(log_weight, -1).cumsum(-1)
         index = (u.unsqueeze(-1) * cdf[..., -1:] >= cdf).sum(-1)
-        return offsets[index.clamp(max=2 * WINDINGS)]
+        return period * (index.clamp(max=2 * WINDINGS) - WINDINGS).to(turn.dtype)
 
 
 @final

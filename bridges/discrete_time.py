@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Final, Self, final
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn import functional
 
 from bridges._device import widest
 from bridges._draw import Draws
-from bridges._shapes import Constant, on_host
+from bridges._shapes import Constant, kept, on_host
 from bridges._tables import as_table, count, laws, square
 from bridges.transition import MatrixProcess, clean_states, move, rows
 
@@ -129,7 +128,7 @@ class DiscreteTimeDiffusion(MatrixProcess):
         """S, the number of states of the matrices."""
         return int(torch.as_tensor(self.matrices).shape[-1])
 
-    @cached_property
+    @kept
     def _from_0(self) -> Constant:
         """P_{0→t} for t = 0, …, T."""
         products = [torch.eye(self.states, dtype=torch.float64, device="cpu")]
@@ -137,7 +136,7 @@ class DiscreteTimeDiffusion(MatrixProcess):
             products.append(products[-1] @ step)
         return Constant(torch.stack(products))
 
-    @cached_property
+    @kept
     def _blocks(self) -> list[Constant]:
         """The products of 2^j steps from every multiple of 2^j, for j = 0, 1, …."""
         level = torch.as_tensor(self.matrices)
@@ -218,12 +217,12 @@ class DiscreteTimeDiffusion(MatrixProcess):
         u = draws.uniform(shape, widest(device), device)
         return torch.searchsorted(cdf, u, right=True).clamp_(max=self.states - 1)
 
-    @cached_property
+    @kept
     def _least_unchanged(self) -> Constant:
         stays = self._from_0.on(torch.device("cpu")).diagonal(dim1=-2, dim2=-1)
         return Constant(stays[:, : self.k].mean(-1).cummin(0).values)
 
-    @cached_property
+    @kept
     def _last(self) -> Constant:
         cdf = self._from_0.on(torch.device("cpu"))[-1, : self.k].mean(0).cumsum(0)
         return Constant(cdf / cdf[-1])

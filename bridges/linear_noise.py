@@ -185,7 +185,7 @@ class ZeroCentreOfMass(LinearNoise):
         """Return which atoms there are and their masses, over one leading part of the batch."""
         given = [v for v in (self.held, self.mask, self.weight) if v is not None]
         device = given[0].device if given else torch.device("cpu")
-        rank = max((value.ndim for value in given), default=1)
+        rank = max([1, *[value.ndim for value in given]])
 
         def over(value: Tensor) -> Tensor:
             between = [1] * (rank - value.ndim)
@@ -246,8 +246,11 @@ class ZeroCentreOfMass(LinearNoise):
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        given = [value for value in (self.mask, self.weight, self.held) if value is not None]
-        return max((tuple(value.shape[:-1]) for value in given), key=len, default=())
+        longest: tuple[int, ...] = ()
+        for value in (self.mask, self.weight, self.held):
+            if value is not None and value.ndim - 1 > len(longest):
+                longest = tuple(value.shape[:-1])
+        return longest
 
     def _over(self, value: Tensor, x: Tensor) -> Tensor:
         """Bring values of atoms to the rank of a state."""
