@@ -1,5 +1,7 @@
 """Masks, checks, transforms, compiled code and default devices, two at a time."""
 
+import math
+
 import pytest
 import scipy.stats
 import torch
@@ -8,6 +10,7 @@ from torch.func import grad, jvp, vmap
 
 import bridges as br
 from bridges._checks import values_are_checked
+from bridges._draw import Draws
 
 DOUBLE = torch.float64
 B, N, K = 4, 4, 5
@@ -199,6 +202,50 @@ def test_tokens_compile_without_a_break_before_they_were_used(name):
 
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(logits, x_0, x_0), loss(logits, x_0, x_0))
+
+
+class Spaced(Draws):
+    """The same numbers each time, evenly spaced."""
+
+    def uniform(self, shape, dtype, device):
+        n = math.prod(shape)
+        return ((torch.arange(n, device=device, dtype=dtype) + 0.5) / n).reshape(shape)
+
+    def normal(self, shape, dtype, device):
+        return 2 * self.uniform(shape, dtype, device) - 1
+
+
+AT_ANY_TIME = {
+    "numbers": (OU, rows(B, 3)),
+    "schedule": (br.GaussianDiffusion(br.CosineSchedule()), rows(B, 3)),
+    "clock": (OU.on(br.PowerClock(2.0)), rows(B, 3)),
+    "angles": (br.WrappedBrownianDiffusion(1.0), rows(B, 3)),
+    "uniform": (br.UniformDiscreteDiffusion(1.0, K), torch.ones(B, 3, dtype=torch.long)),
+    "masking": (br.MaskingDiscreteDiffusion(1.0, K), torch.ones(B, 3, dtype=torch.long)),
+    "rates": (br.GeneralDiscreteDiffusion.ordinal(K, 1.0), torch.ones(B, 3, dtype=torch.long)),
+}
+
+
+@pytest.mark.parametrize("name", AT_ANY_TIME)
+def test_one_graph_serves_all_times(name):
+    """Times are numbers that change from step to step, and none is compiled in."""
+    process, x_0 = AT_ANY_TIME[name]
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def ends(x_0, s, t):
+        x_t = process.sample_forward(x_0, t, generator=Spaced())
+        return process.sample_bridge(x_0, x_t, s, t, generator=Spaced())
+
+    torch.compiler.reset()
+    compiled = torch.compile(ends, backend=count, fullgraph=True)
+    for s, t in ((0.2, 0.5), (0.25, 0.6), (0.3, 0.7), (0.31, 0.9), (0.0, 0.7), (0.4, 0.4)):
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x_0, s, t), ends(x_0, s, t))
+    assert len(graphs) <= 4
 
 
 @pytest.mark.parametrize("centred", [False, True])
