@@ -9,12 +9,14 @@ becomes a 0-dimensional one on the host, so reading it never waits for a device.
 import math
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from bridges._device import host, in_transform, widest
+
+T = TypeVar("T")
 
 State: TypeAlias = Any
 """A tensor, or a tuple or dict of states."""
@@ -42,9 +44,10 @@ def as_number(value: object, name: str) -> float:
     """Return a finite real number as a float, or raise."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"Expected {name} to be a number; got {describe(value)}.")
-    if not -math.inf < value < math.inf:
+    number = float(value)
+    if not -math.inf < number < math.inf:
         raise ValueError(f"Expected {name} to be finite; got {value!r}.")
-    return float(value)
+    return number
 
 
 def positive(value: object, name: str) -> float:
@@ -217,7 +220,7 @@ def lasting(value: Tensor) -> Tensor:
         return value.clone() if value.is_inference() else value.detach()
 
 
-class kept:
+class kept(Generic[T]):
     """A property of an object that never changes, computed where it is first asked for.
 
     It is `functools.cached_property` without its lock, which compiled code cannot take.
@@ -233,13 +236,14 @@ class kept:
     (9, {'area': 9})
     """
 
-    def __init__(self, compute: Callable[[Any], Any]) -> None:
+    def __init__(self, compute: Callable[[Any], T]) -> None:
         self.compute, self.__doc__ = compute, compute.__doc__
 
-    def __get__(self, owner: Any, kind: type | None = None) -> Any:
+    def __get__(self, owner: Any, kind: type) -> T:
         if owner is None:
-            return self
-        value = owner.__dict__[self.compute.__name__] = self.compute(owner)
+            return self  # type: ignore[return-value]
+        value: T = self.compute(owner)
+        owner.__dict__[self.compute.__name__] = value
         return value
 
 
