@@ -23,6 +23,9 @@ def widest(device: torch.device) -> torch.dtype:
 
 def host(value: object) -> Tensor:
     """Return numbers as a float64 tensor on the CPU, whatever the default device is."""
+    if torch.compiler.is_compiling() and isinstance(value, float):
+        # In a sum the number is an input of the graph; a tensor made of it would be compiled in.
+        return torch.zeros((), dtype=torch.float64, device="cpu") + value
     return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 

@@ -6,6 +6,7 @@ import pytest
 import scipy.stats
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import grad, jvp, vmap
 
 import bridges as br
@@ -246,6 +247,22 @@ def test_one_graph_serves_all_times(name):
         with torch.no_grad():
             torch.testing.assert_close(compiled(x_0, s, t), ends(x_0, s, t))
     assert len(graphs) <= 4
+
+
+def test_the_default_backend_keeps_times_as_inputs_too():
+    """It compiles in what it cannot make an input of the graph, and then compiles every time."""
+    process = br.Joint(OU, br.MaskingDiscreteDiffusion(1.0, K))
+    counter = CompileCounterWithBackend("inductor")
+    x, said = (rows(B), torch.full((B,), K)), (rows(B), torch.randn(B, K, generator=rng()))
+
+    def step(said, x, s, t):
+        return process.sample_step(said, x, s, t, generator=Spaced())[0]
+
+    torch.compiler.reset()
+    compiled = torch.compile(step, backend=counter, fullgraph=True)
+    for s, t in ((0.2, 0.5), (0.25, 0.6), (0.3, 0.7), (0.31, 0.9), (0.1, 0.8), (0.7, 0.72)):
+        torch.testing.assert_close(compiled(said, x, s, t), step(said, x, s, t))
+    assert counter.frame_count <= 2
 
 
 @pytest.mark.parametrize("centred", [False, True])
