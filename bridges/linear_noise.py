@@ -188,8 +188,7 @@ class ZeroCentreOfMass(LinearNoise):
         rank = max([1, *[value.ndim for value in given]])
 
         def over(value: Tensor) -> Tensor:
-            between = [1] * (rank - value.ndim)
-            return value.to(device).reshape(*value.shape[:-1], *between, self.n)
+            return of_rank(value.to(device), rank)
 
         one = torch.ones(self.n, dtype=torch.bool, device=device)
         mask = over(one if self.mask is None else self.mask)
@@ -254,8 +253,7 @@ class ZeroCentreOfMass(LinearNoise):
 
     def _over(self, value: Tensor, x: Tensor) -> Tensor:
         """Bring values of atoms to the rank of a state."""
-        between = x.ndim - 1 - value.ndim
-        return value.reshape(*value.shape[:-1], *[1] * between, self.n, 1)
+        return of_rank(value, x.ndim - 1).unsqueeze(-1)
 
     def _kept(self, x: Tensor) -> Tensor:
         if self.mask is None and self.held is None:
@@ -295,11 +293,15 @@ class ZeroCentreOfMass(LinearNoise):
         return self._mask.on(device)
 
 
+def of_rank(value: Tensor, rank: int) -> Tensor:
+    """Bring values over a leading part of the batch, and elements, to a rank: (*B, 1, …, n)."""
+    return value.reshape(*value.shape[:-1], *[1] * (rank - value.ndim), value.shape[-1])
+
+
 def _either(a: Tensor, b: Tensor) -> Tensor:
     """Return a | b over atoms, one of them over a leading part of the other's batch."""
     rank = max(a.ndim, b.ndim)
-    a, b = (v.reshape(*v.shape[:-1], *[1] * (rank - v.ndim), v.shape[-1]) for v in (a, b))
-    return a.to(b.device) | b
+    return of_rank(a.to(b.device), rank) | of_rank(b, rank)
 
 
 def _has_mass(mask: Tensor, w: Tensor) -> bool:

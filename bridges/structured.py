@@ -24,7 +24,7 @@ from bridges._shapes import CoupledTimeError, as_shape, cast, describe, expand_l
 from bridges._space import Space, expand_mask
 from bridges.clocked import Clocked
 from bridges.gaussian_process import GaussianProcess
-from bridges.linear_noise import LinearNoise
+from bridges.linear_noise import LinearNoise, of_rank
 from bridges.prediction import Gaussian, Mixture, Score, Tangent, known
 from bridges.process import Process
 from bridges.wrapper import Tempered, Wrapper
@@ -173,10 +173,8 @@ class StructuredDiffusion(Wrapper):
         counted = Space._counted(self, x, t)
         if self.noise.element_ndim == 0:
             return counted
-        moving = self.noise.moving(x.device)
-        between = [1] * (counted.ndim + 1 - moving.ndim)
-        moving = moving.reshape(*moving.shape[:-1], *between, moving.shape[-1])
-        return expand_leading(counted, counted.ndim + 1) & moving
+        rank = counted.ndim + 1
+        return expand_leading(counted, rank) & of_rank(self.noise.moving(x.device), rank)
 
     def _over(self, t: Any) -> Any:
         """Bring a time or a factor over the batch to one over the numbers of the points."""
